@@ -111,8 +111,8 @@ test-faults: setup test-tools ## Break stores and networks under real servers, a
 	RATELIMIT_FAULTS=full $(BIN)/pytest tests/faults $(ARGS)
 
 test-deploy: setup test-tools ## Build and run the image, render the Helm chart, and check all of deploy/. Installs podman and helm.
-	@tests/deploy/install-tools $(abspath $(VENV))
-	RATELIMIT_DEPLOY=full PATH="$(abspath .tools/bin):$$PATH" $(BIN)/pytest -s tests/deploy $(addprefix tests/deploy/,image.py loaded_compose.py rendered_chart.py) $(ARGS)
+	@tests/deploy/install-tools "$(CURDIR)/$(VENV)"
+	RATELIMIT_DEPLOY=full PATH="$(CURDIR)/.tools/bin:$$PATH" $(BIN)/pytest -s tests/deploy $(addprefix tests/deploy/,image.py loaded_compose.py rendered_chart.py) $(ARGS)
 
 fuzz: setup test-tools ## Fuzz what strangers and admins send, a million runs of each target. Some: make fuzz ARGS="keys documents"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[fuzz]'
@@ -127,14 +127,14 @@ bench: setup test-tools ## Benchmark the transports; figures go to the screen an
 	$(BIN)/python -m bench $(ARGS)
 
 clients: setup ## Generate and build the Python, Go, TypeScript and Java clients.
-	@$(MAKE) -C clients build PYTHON=$(abspath $(BIN)/python)
+	@$(MAKE) -C clients build PYTHON="$(CURDIR)/$(BIN)/python"
 
 test-clients: setup ## Test the clients against the real server. With CI=true, missing toolchains are installed.
 	@[ "$(CI)" != true ] || clients/install-toolchains $(VENV)
-	@PATH="$(abspath $(BIN)):$$PATH" $(MAKE) -C clients test PYTHON=$(abspath $(BIN)/python) LANGUAGES='$(LANGUAGES)'
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) -C clients test PYTHON="$(CURDIR)/$(BIN)/python" LANGUAGES='$(LANGUAGES)'
 
 bench-clients: setup ## Benchmark the clients against bare stubs.
-	@$(MAKE) -C clients bench PYTHON=$(abspath $(BIN)/python)
+	@$(MAKE) -C clients bench PYTHON="$(CURDIR)/$(BIN)/python"
 
 clean: ## Remove the virtual environment, caches and build output. Keeps .ratelimit/.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

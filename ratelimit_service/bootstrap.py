@@ -150,6 +150,7 @@ class Planes:
     key_admin: KeyAdminService
     engine: DecisionEngine
     authenticator: Authenticator
+    tokens: KnownTokens
     overload: OverloadControl
     services: Services
     buckets: ManagedStore
@@ -315,6 +316,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
             envoy_rate_limit=envoy_rate_limit,
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header, out_of_bounds),
             authenticator=Authenticator(tokens),
+            tokens=tokens,
             overload=overload,
             services=services,
             buckets=buckets,
@@ -352,6 +354,7 @@ def _degraded_modes(
     degraded.add("rows", lambda: _describe_rows(unreadable.current()))
     degraded.add("eviction", lambda: _describe_eviction(counts.round_trips.eviction))
     degraded.add("lookups", lambda: policies.failures.reason)
+    degraded.add("listing", lambda: policies.unlisted)
     return degraded
 
 

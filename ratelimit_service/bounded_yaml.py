@@ -20,11 +20,8 @@ MAX_BYTES: Final = 1_048_576
 MAX_DEPTH: Final = 64
 """Lists and mappings within each other: rules of 16 levels take 36."""
 
-MAX_DOCUMENTS: Final = 10_000
-"""Documents of a file that may hold several."""
-
 MAX_NODES: Final = 100_000
-"""Values of a document of MAX_BYTES, each an element of a list, a key or a value. Larger documents may have more."""
+"""Values of a file of MAX_BYTES, each an element of a list, a key or a value. Larger files may have more."""
 
 _MAX_SHOWN: Final = 80
 _MAX_DIGITS: Final = 40
@@ -104,16 +101,20 @@ _MISLEADING: Final = (
 
 def read_yaml(text: str, max_bytes: int = MAX_BYTES) -> Node | None:
     """The root of a document; None if it is empty. Raises YamlError for one that is refused, with the line."""
-    roots = _read(text, max_bytes, 1)
+    roots = list(_read(text, max_bytes, several=False))
     return roots[0] if roots else None
 
 
-def read_documents(text: str, max_bytes: int = MAX_BYTES) -> list[Node]:
-    """The roots of a file's documents, at most MAX_DOCUMENTS, without those that are empty. Raises as `read_yaml`."""
-    return [root for root in _read(text, max_bytes, MAX_DOCUMENTS) if not root.is_null]
+def read_documents(text: str, max_bytes: int = MAX_BYTES) -> Iterator[Node]:
+    """The roots of a file's documents, without those that are empty.
+
+    There may be as many as the bounds of bytes and values allow. One is read at a time, so that a file takes no more
+    memory than its text and its largest document. Raises as `read_yaml`, once all before the one refused are read.
+    """
+    return (root for root in _read(text, max_bytes, several=True) if not root.is_null)
 
 
-def _read(text: str, max_bytes: int, max_documents: int) -> list[Node]:
+def _read(text: str, max_bytes: int, *, several: bool) -> Iterator[Node]:
     size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     if size > max_bytes:
         raise YamlError(text.count("\n", 0, max_bytes) + 1, f"the file has more than the {max_bytes:,} bytes allowed")
@@ -124,7 +125,7 @@ def _read(text: str, max_bytes: int, max_documents: int) -> list[Node]:
     if text.lstrip()[:1] in {"{", "[", '"'}:
         text = _ESCAPED_PAIR.sub(lambda escape: json.loads(f'"{escape[0]}"') if escape[1] else escape[0], text)
     try:
-        return _trees(yaml.parse(text, Loader=_Loader), max_nodes, max_documents)
+        yield from _trees(yaml.parse(text, Loader=_Loader), max_nodes, several=several)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = str(error.problem or error.context)[:_MAX_SHOWN]
@@ -146,28 +147,32 @@ def plain(node: Node | None) -> Plain:
     return node.value
 
 
-def _trees(events: Iterator[yaml.Event], max_nodes: int, max_documents: int) -> list[Node]:
-    """Build the trees without recursion, and without what is refused."""
+def _trees(events: Iterator[yaml.Event], max_nodes: int, *, several: bool) -> Iterator[Node]:
+    """Build the trees, each when it is asked for, without recursion, and without what is refused."""
     tree = _Tree(max_nodes)
+    documents = 0
     for event in events:
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             tree.close()
-        elif isinstance(event, yaml.DocumentStartEvent) and len(tree.roots) >= max_documents:
-            raise YamlError(line, _TOO_MANY.get(max_documents, f"more than {max_documents:,} documents"))
         elif isinstance(event, yaml.NodeEvent):
             tree.add(_node(event, line))
-    return tree.roots
-
-
-_TOO_MANY: Final = {1: "a second document; a file holds one"}
+        elif isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1 and not several:
+                raise YamlError(line, "a second document; a file holds one")
+        elif isinstance(event, yaml.DocumentEndEvent):
+            yield tree.take()
 
 
 class _Tree:
-    """Trees, one after the other, of which the last grows by one node at a time, from the root down, left to right."""
+    """A tree that grows by one node at a time, from the root down, left to right, and then the next one.
+
+    All of them together have at most MAX_NODES.
+    """
 
     def __init__(self, max_nodes: int) -> None:
-        self.roots: list[Node] = []
+        self._root: Node | None = None
         self._max_nodes = max_nodes
         self._count = 0
         self._open: list[Node] = []
@@ -178,7 +183,7 @@ class _Tree:
         if self._count > self._max_nodes:
             raise YamlError(node.line, f"more than {self._max_nodes:,} values")
         if not self._open:
-            self.roots.append(node)
+            self._root = node
         elif self._open[-1].kind == "list":
             self._open[-1].items.append(node)
         elif (key := self._keys[-1]) is None:
@@ -191,6 +196,12 @@ class _Tree:
                 raise YamlError(node.line, f"more than {MAX_DEPTH} lists and mappings within each other")
             self._open.append(node)
             self._keys.append(None)
+
+    def take(self) -> Node:
+        """The tree that is complete. The next node is the root of another one."""
+        root, self._root = self._root, None
+        assert root is not None  # noqa: S101  YAML has a node, which may be empty, in each document
+        return root
 
     def close(self) -> None:
         self._keys.pop()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-MODES: Final = ("feed", "store", "rows", "eviction", "lookups")
+MODES: Final = ("feed", "store", "rows", "eviction", "lookups", "listing")
 """All modes that there are: each is a value of the label `mode` of the metric `ratelimit_degraded`."""
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_service.bounded_yaml import MAX_BYTES, MAX_DEPTH, YamlError, plain, read_yaml
+from ratelimit_service.bounded_yaml import MAX_BYTES, MAX_DEPTH, YamlError, plain, read_documents, read_yaml
 
 ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 40))
 MERGES = "b0: &b0 {a: 1}\n" + "".join(f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}'] * 9)}]}}\n" for n in range(1, 40))
@@ -87,3 +87,17 @@ _JSON = st.recursive(
 def test_json_is_read_as_json(value: object) -> None:
     """Whatever `json` writes is read as the same, characters beyond ASCII included."""
     assert plain(read_yaml(json.dumps(value))) == value
+
+
+def test_documents_are_bounded_by_their_values_alone() -> None:
+    """A file has as many documents as fit its bytes and values, those that are empty counted; none is kept."""
+    found = read_documents("---\na: 1\n" * 30_000)
+    assert sum(plain(each) == {"a": 1} for each in found) == 30_000
+    for text, line in (("---\n" * 150_000, 100_000), ("---\na: 1\n" * 40_000, 66_668)):
+        with pytest.raises(YamlError, match="more than 100,000 values") as caught:
+            list(read_documents(text))
+        assert abs(caught.value.line - line) <= 2
+    several = read_documents("a: 1\n---\n# nothing\n---\nb: [\n")
+    assert plain(next(several)) == {"a": 1}
+    with pytest.raises(YamlError, match="line 6: not YAML"):
+        next(several)

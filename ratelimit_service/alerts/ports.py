@@ -14,8 +14,23 @@ from ratelimit_service.usage.ports import Term
 class AlertRepository(Protocol):
     """Stores alerts and their messages."""
 
-    async def firing(self) -> Sequence[Alert]:
-        """Read the alerts that are firing, without their messages."""
+    async def firing(self, rules: Collection[Rule]) -> Sequence[Alert]:
+        """Read all alerts of these rules that are firing, without their messages."""
+        ...
+
+    async def firing_after(self, rule: Rule, after: tuple[str, str], count: int) -> Sequence[Alert]:
+        """Read at most COUNT alerts of a rule that are firing, in the order of their targets and limits.
+
+        Only those AFTER this target and limit.
+        """
+        ...
+
+    async def firing_of(self, rule: Rule, of: Collection[tuple[str, str]]) -> Sequence[Alert]:
+        """Read the alerts of a rule that are firing OF these targets and limits."""
+        ...
+
+    async def count_firing(self) -> Mapping[Rule, int]:
+        """Count the alerts that are firing, of each rule that has any."""
         ...
 
     async def list(self, *, after: tuple[int, int] | None, count: int) -> Sequence[Alert]:
@@ -117,6 +132,10 @@ class Usage(Protocol):
 
     async def plan_minutes(self, first: int, last: int) -> Sequence[PlanMinute]:
         """Read the calls of each plan in the minutes with these numbers, both included."""
+        ...
+
+    async def complete_until(self) -> int | None:
+        """Return the time before which all counts are there, in microseconds since 1970 UTC; None if not known."""
         ...
 
     async def near(self, first: int, floors: Sequence[QuotaFloor], count: int) -> Near:

@@ -1,10 +1,10 @@
 """How much of their quotas the subjects have used that are near one: from counts who is near, from the buckets how."""
 
+import asyncio
 from collections.abc import Collection, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from ratelimit_service.alerts.alert import Alert, Rule
-from ratelimit_service.alerts.ports import QuotaFloor, Usage
+from ratelimit_service.alerts.ports import Near, QuotaFloor, Usage
 from ratelimit_service.alerts.rules import QuotaUse
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.limit import MICRO, Level, Quota, Window
@@ -21,11 +21,25 @@ MAX_SUBJECTS: Final = 500
 WINDOWS: Final = frozenset({Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH, Window.YEAR})
 """The windows that are watched: shorter ones are over before anybody reads a message."""
 
+_PER_FETCH: Final = 500
+"""Keys whose policies are read at once, in some 50 ms."""
+
+_SLICE: Final = 20
+"""Policies that are compiled without letting other work go first: some 2 ms."""
+
 _PER_READ: Final = 50
 """Buckets that are read at once."""
 
 _NEAR: Final = 0.9
 """Share of the lowest threshold from which on counts say that a subject is near: they are a minute or two old."""
+
+
+class _Watched(NamedTuple):
+    """A quota whose use is read, and the key and subject that it is of."""
+
+    key_id: str
+    subject: str
+    rule: LimitRule
 
 
 class Plans(Protocol):
@@ -45,34 +59,30 @@ class QuotaWatch:
         self._policies = policies
         self._buckets = buckets
         self._clock = clock
-        self.unread = 0
-        """Subjects near a quota whose buckets were not read the last time, since there were more than MAX_SUBJECTS."""
-        self.complete = True
-        """Whether the last time all subjects were considered that had calls."""
 
-    async def uses(self, first: int, lowest: int, firing: Sequence[Alert]) -> list[QuotaUse]:
-        """Read the live use of quotas that may have reached LOWEST percent, and of those that are FIRING.
+    async def near(self, first: int, lowest: int) -> Near:
+        """Find keys of subjects with calls since minute FIRST whose quotas may have reached LOWEST percent.
 
-        Only subjects with calls since minute FIRST can have reached it newly. Raises StoreUnavailable and Unavailable.
+        Of at most MAX_SUBJECTS. Raises StoreUnavailable and Unavailable.
+        """
+        floors = await self._floors(lowest, self._clock.now_us())
+        return await self._usage.near(first, floors, MAX_SUBJECTS)
+
+    async def uses(self, key_ids: Collection[str]) -> list[QuotaUse]:
+        """Read the live use of the enforced quotas of these keys, each bucket once. Raises StoreUnavailable.
+
+        However many they are, other work on the event loop gets its turn in between.
         """
         now_us = self._clock.now_us()
-        floors = await self._floors(lowest, now_us)
-        found_near = await self._usage.near(first, floors, MAX_SUBJECTS)
-        self.unread, self.complete = found_near.others, found_near.complete
-        near = set(found_near.key_ids)
-        near |= {str(alert.detail["key_id"]) for alert in firing if alert.rule is Rule.QUOTA}
-        rules = await self._rules(near, now_us)
-        charges = [Charge((rule.bucket,), (0,)) for _, _, rule in rules]
-        results: list[ChargeResult] = []
-        for start in range(0, len(charges), _PER_READ):  # all at once they would time out, and delay decisions
-            results += await self._buckets.charge(charges[start : start + _PER_READ])
-        found = []
-        for (key_id, subject, rule), result in zip(rules, results, strict=True):
-            target = f"keys/{key_id}" if rule.level is Level.KEY else f"subjects/{subject}"
-            amount, algorithm = rule.limit.capacity, rule.limit.algorithm
-            used = amount - result.limit_results[0].remaining // MICRO
-            window = algorithm.window.value if isinstance(algorithm, Quota) else ""
-            found.append(QuotaUse(target, rule.limit.name, window, used, amount, key_id))
+        wanted = sorted(key_ids)
+        seen: set[str] = set()
+        found: list[QuotaUse] = []
+        for start in range(0, len(wanted), _PER_FETCH):
+            rules = await self._rules(wanted[start : start + _PER_FETCH], seen, now_us)
+            for at in range(0, len(rules), _PER_READ):  # all at once they would time out, and delay decisions
+                some = rules[at : at + _PER_READ]
+                results = await self._buckets.charge([Charge((rule.bucket,), (0,)) for _, _, rule in some])
+                found += map(_use, some, results)
         return found
 
     async def _floors(self, lowest: int, now_us: int) -> list[QuotaFloor]:
@@ -90,13 +100,26 @@ class QuotaWatch:
             if not page_token:
                 return floors
 
-    async def _rules(self, key_ids: Collection[str], now_us: int) -> list[tuple[str, str, LimitRule]]:
-        """The enforced quotas of these keys, each bucket once."""
+    async def _rules(self, key_ids: Sequence[str], seen: set[str], now_us: int) -> list[_Watched]:
+        """The enforced quotas of these keys, but for buckets that were SEEN before."""
         fetched = await self._policies.fetch(key_ids)
-        found: dict[str, tuple[str, str, LimitRule]] = {}
-        for key_id, record in sorted(fetched.records.items()):
+        found = []
+        for number, (key_id, record) in enumerate(sorted(fetched.records.items()), 1):
             for rule in Policy(record, now_us).rules:
                 algorithm = rule.limit.algorithm
-                if rule.enforced and isinstance(algorithm, Quota) and algorithm.window in WINDOWS:
-                    found.setdefault(rule.bucket.name, (key_id, record.subject, rule))
-        return list(found.values())
+                watched = rule.enforced and isinstance(algorithm, Quota) and algorithm.window in WINDOWS
+                if watched and rule.bucket.name not in seen:
+                    seen.add(rule.bucket.name)
+                    found.append(_Watched(key_id, record.subject, rule))
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+        return found
+
+
+def _use(watched: _Watched, result: ChargeResult) -> QuotaUse:
+    key_id, subject, rule = watched
+    target = f"keys/{key_id}" if rule.level is Level.KEY else f"subjects/{subject}"
+    amount, algorithm = rule.limit.capacity, rule.limit.algorithm
+    used = amount - result.limit_results[0].remaining // MICRO
+    window = algorithm.window.value if isinstance(algorithm, Quota) else ""
+    return QuotaUse(target, rule.limit.name, window, used, amount, key_id)

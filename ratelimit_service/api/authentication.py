@@ -97,7 +97,7 @@ class Authenticator:
         token = _bearer(authorization)
         stored = await self._tokens.find(token.token_id, deadline)
         if stored is None or not stored.accepts(token):
-            await self._guesses.wrong(presented.address, deadline)
+            await self._guesses.wrong(presented.address, deadline)  # the seconds that it returns are for people
             raise _invalid()
         self._verified.put(digest, _Verified(stored.holder, self._tokens.generation))
         return stored.holder

@@ -16,9 +16,11 @@ MAX_ADDRESSES: Final = 4096
 """Addresses that are remembered; beyond that the one that has not guessed for longest is forgotten."""
 
 MAX_WAITING: Final = 32
-"""Answers that wait at one time, of all addresses: beyond that the answer comes at once, and says to wait.
+"""Answers that wait at one time, of all addresses: beyond that the answer comes at once.
 
-A quarter of the connections of the port: whoever guesses from many addresses leaves room for pages and probes."""
+A quarter of the connections of the port: whoever guesses from many addresses leaves room for pages and probes. The
+console then says for how long to wait; by gRPC a RetryInfo would have clients send the same token again. It is the
+length of tokens that keeps them safe, and not this delay."""
 
 MAX_WAITING_HERE: Final = 8
 """The same of one address."""

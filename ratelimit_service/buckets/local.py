@@ -223,7 +223,8 @@ class LocalBucketStore:
 
     def _terms(self, bucket: Bucket) -> Terms:
         share = self._shares.get(bucket.name)
-        if share is None:  # an untouched bucket at which a call peeks
+        # An untouched bucket at which a call peeks, or one of slots, which have no share; one of its name may have had.
+        if share is None or _has_slots(bucket):
             return Terms.of(bucket.limit, self._count())
         if share.bucket is not bucket:
             share.divide(bucket, share.servers)

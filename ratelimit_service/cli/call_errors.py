@@ -4,7 +4,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from ratelimit_service.cli.errors import CommandError, ConfirmationNeeded, Exit
+from ratelimit_service.cli.errors import CommandError, ConfirmationNeeded, Exit, NotFound
 
 _USAGE = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _FAILED = {
@@ -38,7 +38,8 @@ def call_error(error: grpc.RpcError, address: str) -> CommandError:
         return ConfirmationNeeded(info.metadata["confirmation"], effects, info.metadata["usage"])
     messages = fields or [error.details() or "no message"]
     exit_code = Exit.USAGE if code in _USAGE else Exit.FAILED if code in _FAILED else Exit.REFUSED
-    return CommandError(exit_code, *messages, f"({code.name}{reason}, from {address})")
+    kind = NotFound if code is grpc.StatusCode.NOT_FOUND else CommandError
+    return kind(exit_code, *messages, f"({code.name}{reason}, from {address})")
 
 
 def _status(error: grpc.RpcError) -> status_pb2.Status | None:

@@ -36,6 +36,10 @@ class CommandError(Exception):
         return cls(Exit.USAGE, line)
 
 
+class NotFound(CommandError):
+    """The server has no such thing."""
+
+
 class ConfirmationNeeded(CommandError):
     """The server makes the change once it is confirmed, by `confirmation`.
 

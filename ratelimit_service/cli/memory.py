@@ -70,7 +70,7 @@ class OneKey:
         )
         return Fetched({self.key_id: record})
 
-    async def count_keys(self) -> int:
+    async def expected_keys(self) -> int:
         """How many keys there are."""
         return int(self._plan is not None)
 

@@ -1,6 +1,7 @@
 """`ratelimit-service rules ...`: the limits on descriptors, per domain."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DescriptorLimit, Descr
 from ratelimit_service.bounded_yaml import MAX_BYTES
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import Client, connect
-from ratelimit_service.cli.confirm import Yes, confirmed
+from ratelimit_service.cli.confirm import Yes, confirm, confirmed
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.escaped import escaped
 from ratelimit_service.cli.message_file import file_name, read_message, read_text
@@ -26,6 +27,7 @@ from ratelimit_service.cli.output import (
     print_next_page,
     print_table,
 )
+from ratelimit_service.cli.steps import ASK, effects, make_all, rehearse
 from ratelimit_service.cli.times import format_duration, format_time
 from ratelimit_service.decision.limit import MAX_TOKENS
 
@@ -70,7 +72,11 @@ def replace(
     with connect(server, token, dry_run=dry_run) as client:
         rules = DomainRules()
         read_message(file, rules, "the rules of a domain")
-        replaced = _replace(client, rules, yes=yes, validate_only=validate_only)
+
+        def send(confirmation: str) -> DomainRules:
+            return _replace(client, rules, confirmation, validate_only=validate_only)
+
+        replaced = confirmed(send, yes=yes or dry_run)
     (print_json if as_json else _print_rules)(replaced)
 
 
@@ -147,15 +153,18 @@ def import_rules(
     """Import the YAML of envoyproxy/ratelimit: it replaces all rules of its domains.
 
     What behaves differently here is reported line by line on standard error. If a line cannot be read, or would be
-    lost, nothing is imported.
+    lost, nothing is imported. Of several domains, all are checked by the server before the first is changed, and those
+    that have to be confirmed are listed.
     """
+    show: Callable[[DomainRules], None] = print_json if as_json else _print_rules
     with report_errors():
         imported = _read(files, algorithm)
-    if not dry_run:
-        with connect(server, token) as client:
-            imported = [_replace(client, rules, yes=yes) for rules in imported]
-    for rules in imported:
-        (print_json if as_json else _print_rules)(rules)
+    if dry_run:
+        for rules in imported:
+            show(rules)
+        return
+    with connect(server, token) as client:
+        _import(client, imported, show, yes=yes)
 
 
 @app.command("test")
@@ -190,12 +199,38 @@ def try_rules(
         trials.try_rules(read_one(file, Kind.RULES, domain).rules, descriptor, hits)
 
 
-def _replace(client: Client, rules: DomainRules, *, yes: bool, validate_only: bool = False) -> DomainRules:
-    def send(confirmation: str) -> DomainRules:
-        action = ManageRulesRequest.ReplaceRules(rules=rules, validate_only=validate_only, confirmation=confirmation)
-        return client.manage_rules(ManageRulesRequest(replace=action)).replace.rules
+def _replace(client: Client, rules: DomainRules, confirmation: str, *, validate_only: bool = False) -> DomainRules:
+    action = ManageRulesRequest.ReplaceRules(rules=rules, validate_only=validate_only, confirmation=confirmation)
+    return client.manage_rules(ManageRulesRequest(replace=action)).replace.rules
 
-    return confirmed(send, yes=yes)
+
+@dataclass(frozen=True)
+class _Imported:
+    """The rules of one domain, as a step of an import."""
+
+    rules: DomainRules
+    place: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"domains/{self.rules.domain}"
+
+    @property
+    def line(self) -> str:
+        return self.name
+
+
+def _import(client: Client, imported: Iterable[DomainRules], show: Callable[[DomainRules], None], *, yes: bool) -> None:
+    """Replace the rules of each domain, and SHOW them as they are then. Raises CommandError with what was not made."""
+
+    def replace_one(by: Client, step: _Imported, confirmation: str) -> DomainRules:
+        return _replace(by, step.rules, confirmation)
+
+    steps = [_Imported(rules) for rules in imported]
+    needed = rehearse(client, steps, replace_one)
+    if needed:
+        confirm(effects(needed), ASK, yes=yes)
+    make_all(client, steps, replace_one, needed, yes=lambda _: yes, made=lambda _, rules: show(rules))
 
 
 def _read(files: list[typer.FileText], algorithm: Algorithm) -> list[DomainRules]:

@@ -37,14 +37,17 @@ TLS_VARIABLES: Final = ("RATELIMIT_SERVER_CA", "RATELIMIT_SERVER_KEY", "RATELIMI
 """The variables that name the PEM files for a server with TLS. Without a CA, the system's are used."""
 
 
-def _tls_credentials() -> grpc.ChannelCredentials:
-    """Read the files that the variables name. Raises CommandError for one that cannot be read."""
+def tls_credentials(ca: bytes | None = None) -> grpc.ChannelCredentials:
+    """Read the files that the variables name. A CA that is given takes the place of theirs.
+
+    Raises CommandError for one that cannot be read.
+    """
     names = [os.environ.get(variable) for variable in TLS_VARIABLES]
     try:
-        ca, key, certificate = (Path(name).read_bytes() if name else None for name in names)
+        named_ca, key, certificate = (Path(name).read_bytes() if name else None for name in names)
     except OSError as error:
         raise CommandError.usage(f"cannot read {error.filename}: {error.strerror}") from None
-    return grpc.ssl_channel_credentials(ca, key, certificate)
+    return grpc.ssl_channel_credentials(ca or named_ca, key, certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Target:
         url = _split(address)
         if url is None or url.scheme not in {_TLS, _PLAINTEXT}:
             raise CommandError.usage(f"--server {address}: {_FORMS}")
-        return cls(url.netloc, sent, _tls_credentials() if url.scheme == _TLS else None)
+        return cls(url.netloc, sent, tls_credentials() if url.scheme == _TLS else None)
 
 
 def _split(address: str) -> SplitResult | None:

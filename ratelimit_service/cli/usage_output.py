@@ -19,9 +19,10 @@ from ratelimit_service.csv_text import write_csv
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN: Final = "_.:-=+*#"
 _COUNTS: Final = ("allowed", "denied", "cost", "shadow_denied", "degraded")
-_CLAMPED: Final = "clamped"
+_CLAMPED: Final = ("clamped",)
+_RESERVATIONS: Final = ("reserved", "settled")
 _LIMIT_COUNTS: Final = ("denied", "shadow_denied")
-_NUMBERS: Final = frozenset({*_COUNTS, _CLAMPED, "calls", "group_count"})
+_NUMBERS: Final = frozenset({*_COUNTS, *_CLAMPED, *_RESERVATIONS, "calls", "group_count"})
 _MAX_VALUES: Final = 100
 _FIELDS: Final = {
     QueryUsageRequest.KEY: ("key_id", "key_ids"),
@@ -48,10 +49,13 @@ class Report:
 
     @property
     def counts(self) -> tuple[str, ...]:
-        """The counts that a row has; `clamped` only if there are any."""
+        """The counts that a row has; those of charges afterwards and of reservations only if there are any."""
         if self.by_limit:
             return _LIMIT_COUNTS
-        return (*_COUNTS, _CLAMPED) if self.response.total.clamped else _COUNTS
+        total = self.response.total
+        clamped = _CLAMPED if total.clamped else ()
+        reservations = _RESERVATIONS if total.reserved or total.settled else ()
+        return (*_COUNTS, *clamped, *reservations)
 
     def values(self, row: UsageRow) -> tuple[str, ...]:
         """The values of a row's group."""

@@ -11,6 +11,7 @@ from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
 from ratelimit_service.api.guessing import GuessLimiter
+from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.console.assets import Assets
 from ratelimit_service.console.guard import guarded
 from ratelimit_service.console.read_cache import ReadCache
@@ -35,6 +36,7 @@ def console_app(services: ConsoleServices, config: ConsoleConfig) -> ASGIApp:
         config=config,
         sessions=SessionReader(services.sessions, services.clock),
         guesses=GuessLimiter(),
+        wrong_tokens=ReasonCounts("sign-in with a wrong token"),
         forms=OneTimeForms(),
         streams=Streams(),
         assets=assets,

@@ -35,11 +35,12 @@ _TITLES: Final = {
     "store": "Redis fails. Limits are kept by each server alone, or not at all.",
     "eviction": "Redis may evict buckets. Their limits then begin anew.",
     "lookups": "Keys that are not in memory cannot be looked up.",
+    "listing": "Keys that are not in memory wait with made-up ones.",
     "rows": "Stored rows cannot be read. What they were before stays in force.",
 }
 """What each mode of degradation is called, if there is more to say than its name."""
 
-_IMPLIED: Final = {"feed": "postgres", "lookups": "postgres", "store": "redis"}
+_IMPLIED: Final = {"feed": "postgres", "listing": "postgres", "lookups": "postgres", "store": "redis"}
 """Modes that need no banner of their own while this component does not answer."""
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ratelimit_service.alerts.service import AlertService
+from ratelimit_service.api.authentication import Tokens
 from ratelimit_service.console.health import HealthReader
 from ratelimit_service.decision.engine import DecisionEngine
 from ratelimit_service.decision.ports import Clock
@@ -30,6 +31,7 @@ class ConsoleServices:
     rules: RulesService
     audit: AuditService
     sessions: SessionService
+    tokens: Tokens
     usage: UsageQueries
     engine: DecisionEngine
     health: HealthReader

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ratelimit_service.api.guessing import GuessLimiter
+from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.aside import Aside
 from ratelimit_service.console.assets import Assets
 from ratelimit_service.console.banners import banners_of
@@ -47,6 +48,7 @@ class Console:
     config: ConsoleConfig
     sessions: SessionReader
     guesses: GuessLimiter
+    wrong_tokens: ReasonCounts
     forms: OneTimeForms
     streams: Streams
     assets: Assets

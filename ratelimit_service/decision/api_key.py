@@ -68,16 +68,26 @@ def is_environment(text: str) -> bool:
     return _ENVIRONMENT.fullmatch(text) is not None
 
 
+def is_key_id(text: str) -> bool:
+    """Whether TEXT has the form of a key id."""
+    return _ID.fullmatch(text) is not None
+
+
 def check_key_id(key_id: str) -> None:
-    """Raise InvalidArgument (field `key_id`) unless KEY_ID has the form of one.
+    """Raise InvalidArgument (field `key_id`) unless KEY_ID has the form of one."""
+    if not is_key_id(key_id):
+        raise malformed_key_id()
+
+
+def malformed_key_id() -> InvalidArgument:
+    """The error for a key id without the form of one.
 
     The message does not repeat the value, which may be a pasted API key in full, secret included.
     """
-    if not _ID.fullmatch(key_id):
-        raise InvalidArgument.of(
-            "key_id",
-            f"is not a key id; send the {_ID_LENGTH} letters and digits after `rlk_<env>_`, never the key in full",
-        )
+    return InvalidArgument.of(
+        "key_id",
+        f"is not a key id; send the {_ID_LENGTH} letters and digits after `rlk_<env>_`, never the key in full",
+    )
 
 
 def _random(length: int) -> str:

@@ -14,6 +14,9 @@ from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 MAX_OFF_US: Final = 24 * 3_600 * MICRO
 """Microseconds for which limits are off at most. Then they refuse again by themselves."""
 
+_MAX_SKEW_US: Final = 10 * MICRO
+"""By how much the clocks of servers may differ, so that a switch that seems to be set later than now was not."""
+
 _REMIND_SECONDS: Final = 60.0
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -33,8 +36,17 @@ class Switch(NamedTuple):
 
     @classmethod
     def of(cls, off_until_us: int, changed_us: int, actor: str, comment: str) -> "Switch":
-        """The switch as it was stored. It ends in time, whatever was written."""
+        """The switch as it was stored. It ends in time after it was set, whatever was written."""
         return cls(min(off_until_us, changed_us + MAX_OFF_US), changed_us, actor, comment)
+
+    def at(self, now_us: int) -> "Switch":
+        """The same as it counts NOW. One that was set later, by a clock that was far ahead, counts as set now.
+
+        So it ends in time too, and whatever is set from now on takes its place.
+        """
+        if self.changed_us <= now_us + _MAX_SKEW_US:
+            return self
+        return self._replace(off_until_us=min(self.off_until_us, now_us + MAX_OFF_US), changed_us=now_us)
 
     def is_off(self, now_us: int) -> bool:
         """Whether no limit refuses now."""
@@ -75,8 +87,8 @@ class Enforcement:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._shared = Switch()
-        self._local = Switch()
+        self._shared = self._shared_as_read = Switch()
+        self._local = self._local_as_read = Switch()
         self._compiled: list[Compiled] = []
 
     def add(self, *compiled: Compiled) -> None:
@@ -113,20 +125,26 @@ class Enforcement:
 
     async def set_shared(self, switch: Switch) -> None:
         """Take over the switch of all servers."""
-        before, self._shared = self.switch, switch
-        await self._follow(before)
+        if switch != self._shared_as_read:  # read again, one that was set by a clock ahead would begin anew
+            self._shared_as_read = switch
+            await self._put(switch, self._local)
 
     async def set_local(self, switch: Switch) -> None:
         """Take over this server's own switch."""
-        before, self._local = self.switch, switch
-        await self._follow(before)
+        if switch != self._local_as_read:
+            self._local_as_read = switch
+            await self._put(self._shared, switch)
 
     async def watch(self) -> None:
-        """Say in the log when limits are on again, and each minute that they are not, until cancelled."""
+        """Say in the log when limits are on again, and each minute that they are not, until cancelled.
+
+        Follows a clock that was ahead, too.
+        """
         reminded = 0.0
         loop = asyncio.get_running_loop()
         was_off = False
         while True:
+            await self._put(self._shared, self._local)  # the clock may have been set back
             reasons = self.explained()
             if reasons and (not was_off or loop.time() - reminded >= _REMIND_SECONDS):
                 _log.warning(reasons[0])
@@ -136,7 +154,10 @@ class Enforcement:
             was_off = bool(reasons)
             await asyncio.sleep(1)
 
-    async def _follow(self, before: Switch) -> None:
+    async def _put(self, shared: Switch, local: Switch) -> None:
+        now_us = self._clock.now_us()
+        before = self.switch
+        self._shared, self._local = shared.at(now_us), local.at(now_us)
         if self.switch != before:
             for each in self._compiled:
                 await each.recompile()

@@ -1,13 +1,12 @@
 """The decision engine: decides a check by its key's policy and its buckets."""
 
-from asyncio import gather
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 from ratelimit_service.decision.charge import Charge, Counted, Reserve, costs_of
 from ratelimit_service.decision.explanation import Explanation
-from ratelimit_service.decision.key_resolver import KeyResolver
+from ratelimit_service.decision.key_resolver import KeyName, KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, check_hold, check_resource
 from ratelimit_service.decision.outcome import UNDECIDED, Decision, decide, decide_by_share, preview, refusal_of
 from ratelimit_service.decision.policy import Policy, Selection
@@ -102,26 +101,33 @@ class DecisionEngine:
     async def prepare(self, check: Check, deadline: float | None = None) -> PreparedCheck | Decision:
         """Find the limits of a call, or decide it where no bucket is needed.
 
-        The caller waits until DEADLINE, a monotonic time in seconds; None: for any time.
+        Raises Unavailable for a charge made afterwards whose key was not looked up in time, so that it is repeated. The
+        caller waits until DEADLINE, a monotonic time in seconds; None: for any time.
         """
         policy = self._keys.verified(check.api_key)
         if policy is None:
             try:
                 policy = await self._resolve(check, deadline)
             except LookupDeferred:
+                if _is_charged_afterwards(check):
+                    raise
                 return UNDECIDED
         return _prepare(check, policy)
 
     async def prepare_all(
         self, checks: Sequence[Check], deadline: float | None = None
     ) -> list[PreparedCheck | Decision | ServiceError]:
-        """Prepare independent calls, in their order. Where one fails, its error is its result."""
+        """Prepare independent calls, in their order. Where one fails, its error is its result.
+
+        Raises Overloaded and DeadlineExceeded for all of them together, as `KeyResolver.resolve_all` does.
+        """
         policies: list[Policy | ServiceError | None] = [self._keys.verified(check.api_key) for check in checks]
         if None in policies:  # the new ones all at once, so that they are read from Postgres together
             new = [index for index, policy in enumerate(policies) if policy is None]
-            found = await gather(*(self._try_resolve(checks[index], deadline) for index in new))
-            for index, policy in zip(new, found, strict=True):
-                policies[index] = policy
+            names = [KeyName(checks[index].api_key, checks[index].key_id) for index in new]
+            found = await self._keys.resolve_all(names, deadline)
+            for index, name, policy in zip(new, names, found, strict=True):
+                policies[index] = policy if name.api_key or name.key_id else _no_key()
         return list(map(_try_prepare, checks, policies))
 
     async def decide(self, prepared: PreparedCheck | Decision, deadline: float | None = None) -> Decision:
@@ -204,14 +210,8 @@ class DecisionEngine:
         if check.key_id:
             return await self._keys.resolve_id(check.key_id, deadline)
         if not check.api_key:
-            raise InvalidArgument.of("api_key", "is empty; send the key as `rlk_<env>_<id>_<secret>`")
+            raise _no_key()
         return await self._keys.resolve(check.api_key, deadline)
-
-    async def _try_resolve(self, check: Check, deadline: float | None) -> Policy | ServiceError | None:
-        try:
-            return await self._resolve(check, deadline)
-        except ServiceError as error:
-            return error
 
     async def _charge_all(
         self, checks: Sequence[PreparedCheck], deadline: float | None
@@ -268,6 +268,10 @@ class DecisionEngine:
         return decide_by_share(policy, selection.rules, charge_result, cost)
 
 
+def _no_key() -> InvalidArgument:
+    return InvalidArgument.of("api_key", "is empty; send the key as `rlk_<env>_<id>_<secret>`")
+
+
 def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
     cost = check.cost
     if not 0 <= cost <= MAX_COST:
@@ -300,6 +304,11 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
     return PreparedCheck(policy, selection, charge, cost)
 
 
+def _is_charged_afterwards(check: Check) -> bool:
+    """Whether a denial would lose the charge without a word: the call is over, and nobody obeys the response."""
+    return bool(check.afterwards) and check.cost > 0
+
+
 def _check_options(check: Check) -> None:
     if check.request_id:
         _check_request_id(check.request_id)
@@ -323,7 +332,7 @@ def _prepare_held(check: Check, policy: Policy, selection: Selection, hold_us: i
 
 
 def _try_prepare(check: Check, policy: Policy | ServiceError | None) -> PreparedCheck | Decision | ServiceError:
-    if isinstance(policy, LookupDeferred):
+    if isinstance(policy, LookupDeferred) and not _is_charged_afterwards(check):
         return UNDECIDED
     if isinstance(policy, ServiceError):
         return policy

@@ -3,11 +3,11 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from itertools import islice
 from math import inf
 from time import monotonic
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import structlog
 
@@ -51,6 +51,9 @@ _RECHECK_SECONDS: Final = 5.0
 """Between two reads of the keys with rows that are not valid: whoever repairs one by hand announces no change."""
 
 _SECOND_US = 1_000_000
+
+Found: TypeAlias = Policy | LookupDeferred | StoreUnavailable | None
+"""What was found for a key: None if there is none, an error if it was not read."""
 
 T = TypeVar("T")
 
@@ -154,8 +157,8 @@ class PolicyCache:
         self._incomplete: dict[str, None] = {}  # cached keys with rows that are not valid, read longest ago first
         self._rechecker: asyncio.Task[None] | None = None
         self._queue = LookupQueue(self._budget)
-        self.waits: Callable[[], None] = lambda: None
-        """Called by each call that begins to wait until its key is read."""
+        self.waits: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+        """Makes the block in which a call waits until its keys are read. Raises ServiceErrors: then the call fails."""
         self._reading: dict[str, Lookup] = {}  # being read
         self._changes = _ChangesDuringRead()
         self._reading_again: set[str] = set()  # changed while they were read, so queued a second time
@@ -172,6 +175,11 @@ class PolicyCache:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def unlisted(self) -> str:
+        """Why keys that are not in memory wait with made-up ones, in words for an operator; empty if they do not."""
+        return self._known.reason
 
     @property
     def refresh_age(self) -> float:
@@ -218,13 +226,27 @@ class PolicyCache:
             return self._uncached(denied[1])
         self.misses += 1
         try:
-            return await self._wait_for(key_id, deadline)
+            async with self.waits():
+                return await self._wait_for(key_id, deadline)
         except LookupDeferred:
             self.deferred += 1
             raise
         except StoreUnavailable as error:
             self.failures.note(error)
             raise
+
+    async def get_all(self, key_ids: Collection[str], deadline: float | None = None) -> dict[str, Found]:
+        """What `get` returns or raises for each key of one call, which waits for all of them together."""
+        found: dict[str, Found] = {}
+        missing = []
+        for key_id in key_ids:
+            if self._is_missing(key_id):
+                missing.append(key_id)
+            else:
+                found[key_id] = await self.get(key_id, deadline)
+        if missing:
+            found.update(await self._wait_for_all(missing, deadline))
+        return found
 
     async def refresh_all(self) -> None:
         """Begin to read every cached policy again, because changes may have been missed."""
@@ -319,8 +341,36 @@ class PolicyCache:
                 await asyncio.sleep(spent)  # calls get half of the time at least
                 began = monotonic()
 
+    def _is_missing(self, key_id: str) -> bool:
+        """Whether `get` has to wait until the key is read."""
+        if key_id in self._entries:
+            return False
+        now_us = self._clock.now_us()
+        denied = self._denied.get(key_id)
+        return now_us >= self._unknown.get(key_id, 0) and (denied is None or now_us >= denied[0])
+
+    async def _wait_for_all(self, key_ids: Collection[str], deadline: float | None) -> dict[str, Found]:
+        self.misses += len(key_ids)
+        async with self.waits():
+            lookups = (self._wait_for(key_id, deadline) for key_id in key_ids)
+            results = await asyncio.gather(*lookups, return_exceptions=True)
+        found: dict[str, Found] = {}
+        for key_id, result in zip(key_ids, results, strict=True):
+            if key_id in self._entries:  # maybe it has changed since it was read
+                found[key_id] = await self.get(key_id, deadline)
+            elif isinstance(result, LookupDeferred):
+                self.deferred += 1
+                found[key_id] = result
+            elif isinstance(result, StoreUnavailable):
+                self.failures.note(result)
+                found[key_id] = result
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                found[key_id] = result
+        return found
+
     async def _wait_for(self, key_id: str, deadline: float | None) -> Policy | None:
-        self.waits()
         if key_id in self._known:
             return await _result(self._enqueue(key_id, doubtful=False), _seconds_until(deadline, _MARGIN_SECONDS))
         seconds = _seconds_until(deadline, inf)

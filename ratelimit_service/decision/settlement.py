@@ -1,5 +1,7 @@
 """Settles and extends reservations."""
 
+import asyncio
+from contextlib import suppress
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -58,9 +60,12 @@ class Settlements:
         self._keys = keys
         self._buckets = buckets
         self._ids = ids
+        self._ending: set[asyncio.Task[None]] = set()
         self._read: LruCache[bytes, _Kept] = LruCache(_MAX_READ)
         self.settled = 0
         """Reservations so far, repeats included."""
+        self.abandoned = 0
+        """Of them those whose callers had left before they learned of them."""
         self.extended = 0
         self.gone = 0
         """Calls so far whose reservation was not there any more, or never."""
@@ -93,12 +98,26 @@ class Settlements:
         buckets = kept.buckets
         costs = tuple([change if part.is_cost else part.settled for part in parts])
         reserved = tuple([estimate if part.is_cost else part.held for part in parts])
-        counted = (Counted(series, change, 0, tuple(range(len(buckets)))),) if change else ()
+        counted = (Counted(series, change, 0, tuple(range(len(buckets)))),) if actual is not None else ()
         settle = Settle(named.name, reserved)
         result = await self._charge(Charge(buckets, costs, "", counted, reservation=settle), deadline)
         self.settled += 1
         self.clamped += result.clamped
         return Settlement(buckets, result)
+
+    def abandon(self, reservation_id: str) -> None:
+        """End a reservation whose caller has left before it learned of it: in the background, at its estimate.
+
+        If that fails, its hold ends by itself.
+        """
+        self.abandoned += 1
+        task = asyncio.ensure_future(self._end(reservation_id))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end(self, reservation_id: str) -> None:
+        with suppress(ServiceError):
+            await self.settle(reservation_id, None)
 
     async def extend(self, reservation_id: str, hold_us: int, deadline: float | None = None) -> int:
         """Hold a reservation for HOLD_US from now on, at least. Returns the microseconds for which it is held.

@@ -128,7 +128,9 @@ class Counts(NamedTuple):
     calls for which a limit in shadow mode had no room. `cost`: tokens of the allowed calls, less what was refunded, so
     it may be negative. `limits`: for each limit the calls that it denied, and those that it would have denied.
     `clamped`: tokens of the cost of charges made afterwards that a limit did not record, since its overdraft was used
-    up; of several limits, those of the one that missed most.
+    up; of several limits, those of the one that missed most. `reserved`: calls, among the allowed ones, that made a
+    reservation. `settled`: reservations that were settled with an actual cost. Those of the others are under way, or
+    were aborted: their estimates stay in `cost`.
     """
 
     allowed: int = 0
@@ -138,27 +140,30 @@ class Counts(NamedTuple):
     degraded: int = 0
     limits: tuple[tuple[int, int], ...] = ()
     clamped: int = 0
+    reserved: int = 0
+    settled: int = 0
 
     def pack(self) -> bytes:
         """Encode it as a value of a segment."""
         numbers = [number for pair in self.limits for number in pair]
         totals = (self.allowed, self.cost, self.denied, self.shadow_denied, self.degraded)
-        return pack_numbers([*totals, *numbers, self.clamped])
+        return pack_numbers([*totals, *numbers, self.clamped, self.reserved, self.settled])
 
 
 _TOTALS = Counts._fields.index("limits")
+_AFTER_LIMITS = len(Counts._fields) - _TOTALS - 1
 
 
 def parse_counts(value: bytes, limits: int) -> Counts:
     """Read a value of a segment, of a series with so many LIMITS. Raises ValueError when it is malformed."""
     numbers = unpack_numbers(value)
-    size = _TOTALS + 2 * limits + 1
+    size = _TOTALS + 2 * limits + _AFTER_LIMITS
     if len(numbers) > size:
         raise ValueError(f"{len(numbers)} counts of a series with {limits} limits")
     numbers += [0] * (size - len(numbers))
-    allowed, cost, denied, shadow_denied, degraded, *rest, clamped = numbers
+    allowed, cost, denied, shadow_denied, degraded, *rest, clamped, reserved, settled = numbers
     pairs = tuple(zip(rest[::2], rest[1::2], strict=True))
-    return Counts(allowed, cost, denied, shadow_denied, degraded, pairs, clamped)
+    return Counts(allowed, cost, denied, shadow_denied, degraded, pairs, clamped, reserved, settled)
 
 
 def pack_numbers(numbers: Sequence[int]) -> bytes:

@@ -155,7 +155,8 @@ def counts_of(charge: Charge, result: ChargeResult) -> Iterator[tuple[Series, li
         counts = [0] * (_TOTALS + 2 * len(parse_field(series.field).limits))
         own = range(len(charge.buckets)) if positions is None else positions
         if charge.afterwards or isinstance(charge.reservation, Settle):
-            yield series, [calls, cost, *counts[2:], clamped]
+            settled = isinstance(charge.reservation, Settle)
+            yield series, [calls, cost, *counts[2:], clamped, 0, int(settled)]
             continue
         if charged:
             counts[_ALLOWED], counts[_COST] = calls, cost

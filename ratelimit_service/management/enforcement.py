@@ -67,7 +67,7 @@ class EnforcementService:
     async def get(self) -> Switch:
         """Read the switch of all servers. One that was off, and whose time is over, is on."""
         async with self._transactions.reading() as work:
-            return await work.enforcement.get()
+            return (await work.enforcement.get()).at(self._clock.now_us())
 
     async def _put(self, switch: Switch, action: str) -> Switch:
         async with self._transactions.writing() as work:

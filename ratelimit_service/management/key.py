@@ -130,7 +130,9 @@ class Key:
 
 def key_not_found(key_id: str) -> NotFound:
     """Return the error for a key that does not exist."""
-    return NotFound(f"there is no key {key_id}", reason="KEY_NOT_FOUND", metadata={"key_id": key_id})
+    return NotFound(
+        f"there is no key {key_id}: list keys to see what exists", reason="KEY_NOT_FOUND", metadata={"key_id": key_id}
+    )
 
 
 def key_exists(key_id: str) -> AlreadyExists:

@@ -44,7 +44,7 @@ _MAX_UNKNOWN: Final = 5_000  # at most twice as many, in some 100 bytes each
 _WATCH_SECONDS: Final = 0.2
 """Seconds between two checks of whether the tokens of open streams have to be read again."""
 
-_NO_LOOKUP: Final = "Postgres is unavailable, and this token is not in memory; try again"
+_NO_LOOKUP: Final = "tokens cannot be read from Postgres now, and this one is not in memory; try again"
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -214,7 +214,7 @@ class KnownTokens:
                 self._begun_at = begun = self._now()
                 try:
                     table = await self._source.read(self._version)
-                except Exception as error:  # noqa: BLE001 every error is raised in the waiting calls
+                except Exception as error:  # noqa: BLE001 whatever it is, known tokens stay valid
                     read.end(self._fail(error))
                     continue
                 self._failed = None
@@ -225,15 +225,21 @@ class KnownTokens:
         finally:
             self._reader = None
 
-    def _fail(self, error: Exception) -> Exception:
-        """Note how the read failed. Returns what the calls that wait get, of which anybody may have made any."""
-        if not isinstance(error, Unavailable):
-            self._failed = None
-            return error
+    def _fail(self, error: Exception) -> Unavailable:
+        """Note how the read failed. Returns what the calls that wait get, of which anybody may have made any.
+
+        All errors are alike, unexpected ones too, such as a damaged index: known tokens stay valid.
+        """
+        is_expected = isinstance(error, Unavailable)
+        failed = error if isinstance(error, Unavailable) else Unavailable(str(error), reason="POLICY_STORE_UNAVAILABLE")
         if self._failed is None:
-            _log.warning("tokens that are not in memory cannot be looked up", error=error.message)
-        self._failed = error
-        return Unavailable(_NO_LOOKUP, reason=error.reason)
+            _log.warning(
+                "tokens that are not in memory cannot be looked up",
+                error=failed.message,
+                exc_info=None if is_expected else error,
+            )
+        self._failed = failed
+        return Unavailable(_NO_LOOKUP, reason=failed.reason)
 
     def _replace(self, table: TokenTable) -> None:
         self._version, self._tokens = table

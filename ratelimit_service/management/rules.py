@@ -63,7 +63,9 @@ class RuleSet:
 def rules_not_found(domain: str, version: int = 0) -> NotFound:
     """Return the error for a domain that has no rules, or no such version of them."""
     what = "rules" if version == 0 else f"rules of version {version}"
-    return NotFound(f"domain {domain!r} has no {what}", reason="RULES_NOT_FOUND", metadata={"domain": domain})
+    listed = "domains" if version == 0 else "its versions"
+    message = f"domain {domain!r} has no {what}: list {listed} to see what exists"
+    return NotFound(message, reason="RULES_NOT_FOUND", metadata={"domain": domain})
 
 
 class RulesRepository(Protocol):

@@ -5,7 +5,9 @@ table opens no session. Every server reads the same rows, hence signing out ends
 the token ends all of its sessions.
 """
 
+import re
 import secrets
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, Protocol
@@ -23,7 +25,7 @@ MAX_SESSIONS: Final = 100
 """Sessions that a token has at a time. Beyond them the oldest is closed, so that nobody fills the table."""
 
 _VALUE_BYTES: Final = 32
-_MAX_VALUE: Final = 64
+_VALUE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,8 @@ class Session:
 class SessionRepository(Protocol):
     """Stores sessions."""
 
-    async def get(self, digest: bytes) -> StoredSession | None:
-        """Read a session, expired or not."""
+    async def find(self, digests: Collection[bytes]) -> Sequence[StoredSession]:
+        """Read the sessions with these digests, expired or not."""
         ...
 
     async def add(self, session: StoredSession) -> None:
@@ -100,11 +102,11 @@ class SessionService:
         now_us = self._clock.now_us()
         token = Token.parse(text)
         if token is None:
-            raise _invalid_token()
+            raise invalid_token()
         async with self._transactions.reading() as work:
             stored = await work.tokens.get(token.token_id)
         if stored is None or not stored.accepts(token):
-            raise _invalid_token()
+            raise invalid_token()
         if stored.role is Role.GATEWAY:
             raise PermissionDenied(
                 "a token of role gateway requests decisions only; sign in with one of role admin or viewer",
@@ -123,16 +125,24 @@ class SessionService:
 
     async def get(self, value: str) -> Session | None:
         """Return the open session with this value. None when it was closed, has expired, or its token was revoked."""
-        if not 0 < len(value) <= _MAX_VALUE:
-            return None
+        return (await self.find([value])).get(value)
+
+    async def find(self, values: Collection[str]) -> Mapping[str, Session]:
+        """Return the open ones of the sessions with these values, in one transaction."""
+        by_digest = {_digest(value): value for value in values if is_session_value(value)}
+        if not by_digest:
+            return {}
+        now_us = self._clock.now_us()
         async with self._transactions.reading() as work:
-            session = await work.sessions.get(_digest(value))
-            token = await work.tokens.get(session.token_id) if session else None
-        if session is None or token is None or token.revoked_us is not None:
-            return None
-        if session.expires_us <= self._clock.now_us():
-            return None
-        return Session(token.holder, token.token_id, session.created_us, session.expires_us)
+            sessions = [each for each in await work.sessions.find(list(by_digest)) if now_us < each.expires_us]
+            tokens = {token_id: await work.tokens.get(token_id) for token_id in {each.token_id for each in sessions}}
+        found = {}
+        for session in sessions:
+            token = tokens[session.token_id]
+            if token is not None and token.revoked_us is None:
+                value = by_digest[session.digest]
+                found[value] = Session(token.holder, token.token_id, session.created_us, session.expires_us)
+        return found
 
     async def close(self, value: str) -> None:
         """Close a session on every server. Nothing happens if there is none with this value."""
@@ -140,10 +150,16 @@ class SessionService:
             await work.sessions.delete(_digest(value))
 
 
+def is_session_value(value: str) -> bool:
+    """Whether a session may have this value, by its form alone."""
+    return _VALUE.fullmatch(value) is not None
+
+
 def _digest(value: str) -> bytes:
     """The stored form: SHA-256, which is enough for a value of 256 random bits."""
     return sha256(value.encode("utf-8", "surrogatepass")).digest()
 
 
-def _invalid_token() -> Unauthenticated:
+def invalid_token() -> Unauthenticated:
+    """The error of whoever signs in with a token that is malformed, unknown or revoked."""
     return Unauthenticated("the token is not known, or was revoked", reason="TOKEN_INVALID")

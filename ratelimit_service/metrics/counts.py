@@ -50,6 +50,8 @@ class RoundTripCounts:
         self.failures = 0
         self.refused_buckets = 0
         """New buckets that found no room."""
+        self.abandoned = 0
+        """Reservations that were ended because their callers got no result."""
         self.memory_share = 0.0
         """Of the memory of the fullest server, when it was last asked."""
         self.eviction = ""
@@ -76,6 +78,10 @@ class RoundTripCounts:
     def refused(self, buckets: int) -> None:
         """Count new buckets that found no room."""
         self.refused_buckets += buckets
+
+    def ended(self, reservations: int) -> None:
+        """Count reservations that were ended because their callers got no result."""
+        self.abandoned += reservations
 
     def memory(self, share: float, eviction: str) -> None:
         """Note how full the fullest server is, and the policy by which one evicts."""

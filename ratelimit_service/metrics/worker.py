@@ -58,6 +58,7 @@ class Settled(Protocol):
     settled: int
     extended: int
     gone: int
+    abandoned: int
     clamped: int
 
 
@@ -298,7 +299,7 @@ class WorkerMetrics:
             self._count_handover(watched.handover)
         self._count_losses(round_trips)
         if watched.settlements is not None:
-            self._count_reservations(watched.checks, watched.settlements)
+            self._count_reservations(watched.checks, watched.settlements, round_trips)
         self._overload = watched.overload
         refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
         for cause in watched.overload.refusals:
@@ -425,15 +426,19 @@ class WorkerMetrics:
                     partial(rows.counts.__getitem__, table), found.labels(table)
                 )
 
-    def _count_reservations(self, checks: Checks, settlements: Settled) -> None:
+    def _count_reservations(self, checks: Checks, settlements: Settled, round_trips: RoundTripCounts) -> None:
         events = self._counter(
-            "reservations", "Reservations by event; gone: settled or extended too late, or unknown.", "event"
+            "reservations",
+            "Reservations by event; gone: settled or extended too late, or unknown; abandoned: ended at once, because "
+            "the caller had left or was answered without the bucket store.",
+            "event",
         )
         for event, read in (
             ("made", lambda: checks.reserved),
             ("settled", lambda: settlements.settled),
             ("extended", lambda: settlements.extended),
             ("gone", lambda: settlements.gone),
+            ("abandoned", lambda: round_trips.abandoned + settlements.abandoned),
         ):
             self._counters["reservations", event] = CounterExport(read, events.labels(event))
         self._counters[("clamped_tokens",)] = CounterExport(

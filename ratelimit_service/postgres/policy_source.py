@@ -1,7 +1,7 @@
 """Policies, as the decision plane reads them from Postgres."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from ratelimit_service.decision.ports import Fetched
@@ -10,6 +10,7 @@ from ratelimit_service.management.overrides import MAX_OVERRIDES
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import translate_failures
 from ratelimit_service.postgres.policy_rows import MAX_DOCUMENT, MAX_SECRETS, MAX_TEXT, PolicyRow, PolicyRows
+from ratelimit_service.postgres.query_connection import QueryConnection
 from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 
 _FETCH_SECONDS: Final = 0.8
@@ -58,16 +59,22 @@ LEFT JOIN plans AS p ON p.plan_id = k.plan_id
 LEFT JOIN plan_versions AS v ON v.plan_id = p.plan_id AND v.version = p.version
 WHERE k.key_id = ANY (%(key_ids)s::text[])
 """  # noqa: S608  no caller's text
-_COUNT: Final = "SELECT count(*) FROM keys"
+_EXPECTED: Final = "SELECT reltuples::bigint FROM pg_class WHERE oid = 'keys'::regclass"
+"""To count them takes seconds for some millions."""
+
 _IDS: Final = "SELECT key_id FROM keys WHERE key_id > %s ORDER BY key_id LIMIT %s"
 
 
 class PostgresPolicySource:
-    """As `decision.policy_cache.Source` describes it, on a connection of its own: nothing else delays a lookup."""
+    """As `decision.policy_cache.Source` describes it, on connections of its own: nothing else delays a lookup.
+
+    Ids are listed on another one, which is closed at the end of the list.
+    """
 
     def __init__(self, database: Database, unreadable: UnreadableRows | None = None) -> None:
         """UNREADABLE gets the rows that are not valid."""
         self._connection = database.query_connection()
+        self._listing = database.query_connection()
         self._rows = PolicyRows(unreadable or UnreadableRows())
 
     async def fetch(self, key_ids: Collection[str]) -> Fetched:
@@ -79,7 +86,8 @@ class PostgresPolicySource:
         possible = [key_id for key_id in key_ids if key_id.isascii() and key_id.isalnum()]
         if not possible:
             return Fetched({})
-        rows = [PolicyRow._make(row) for row in await self._query(_FETCH_SECONDS, _FETCH, {"key_ids": possible})]
+        values = {"key_ids": possible}
+        rows = [PolicyRow._make(row) for row in await self._query(self._connection, _FETCH_SECONDS, _FETCH, values)]
         limits = {row.plan_id: row.limits for row in rows if row.limits is not None}
         overrides = {row.subject: row.subject_overrides for row in rows if row.subject_overrides is not None}
         records: dict[str, PolicyRecord] = {}
@@ -95,17 +103,24 @@ class PostgresPolicySource:
                 unreadable[row.key_id] = record
         return Fetched(records, unreadable)
 
-    async def count_keys(self) -> int:
-        """How many keys there are, revoked ones included. Raises StoreUnavailable."""
-        ((count,),) = await self._query(_LIST_SECONDS, _COUNT)
-        return int(count)
+    async def expected_keys(self) -> int:
+        """About how many keys there are, as Postgres last estimated; 0 before that. Raises StoreUnavailable."""
+        ((count,),) = await self._query(self._listing, _LIST_SECONDS, _EXPECTED)
+        return max(int(count), 0)
 
     async def key_ids(self, after: str, count: int) -> Sequence[str]:
         """The first COUNT ids after AFTER, in their order. Raises StoreUnavailable."""
-        return [key_id for (key_id,) in await self._query(_LIST_SECONDS, _IDS, (after, count))]
+        found = [key_id for (key_id,) in await self._query(self._listing, _LIST_SECONDS, _IDS, (after, count))]
+        if not found:
+            await self._listing.close()
+        return found
 
     async def _query(
-        self, seconds: float, statement: str, values: Sequence[object] | dict[str, object] = ()
+        self,
+        connection: QueryConnection,
+        seconds: float,
+        statement: str,
+        values: Sequence[object] | Mapping[str, object] = (),
     ) -> list[tuple[Any, ...]]:
         with translate_failures():
-            return await self._connection.query(seconds, statement, values)
+            return await connection.query(seconds, statement, values)

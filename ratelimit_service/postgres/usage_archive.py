@@ -13,7 +13,7 @@ from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.failures import translate_failures
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.usage_partitions import Partition, create_partitions
-from ratelimit_service.postgres.usage_retention import cutoffs_of, tidy
+from ratelimit_service.postgres.usage_retention import SeriesRetention, cutoffs_of, tidy
 from ratelimit_service.postgres.usage_series import SeriesNumbers
 from ratelimit_service.postgres.usage_session import cursor_of
 from ratelimit_service.postgres.usage_tables import COUNTS, LEVELS, LIMIT_COUNTS
@@ -115,10 +115,11 @@ _ROLL_UP_LIMITS: Final = {
 }
 # Not by COPY: no timeout ends one whose client has stopped in the middle, and the lease would be locked for as long.
 _WRITE: Final = (
-    "INSERT INTO flushed (minute, series_id, allowed, denied, cost, shadow_denied, degraded, clamped)"
-    " SELECT to_timestamp(minute * 60), series_id, allowed, denied, cost, shadow_denied, degraded, clamped"
-    " FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],"
-    " %s::bigint[]) AS f (minute, series_id, allowed, denied, cost, shadow_denied, degraded, clamped)"
+    "INSERT INTO flushed (minute, series_id, allowed, denied, cost, shadow_denied, degraded, clamped, reserved,"
+    " settled) SELECT to_timestamp(minute * 60), series_id, allowed, denied, cost, shadow_denied, degraded, clamped,"
+    " reserved, settled FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],"
+    " %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS f (minute, series_id, allowed, denied, cost,"
+    " shadow_denied, degraded, clamped, reserved, settled)"
 )
 _WRITE_LIMITS: Final = (
     "INSERT INTO flushed_limits SELECT to_timestamp(minute * 60), series_id, limit_name, denied, shadow_denied FROM"
@@ -147,6 +148,7 @@ class PostgresUsageArchive:
         self._kept = kept
         self._clock = clock
         self._series = SeriesNumbers()
+        self._unused = SeriesRetention(self._database, lease, self._series.forget)
         self._partitions: set[Partition] = set()
 
     @asynccontextmanager
@@ -185,11 +187,14 @@ class PostgresUsageArchive:
             return {tag: SegmentRef(tag, name) for tag, name in await cursor.fetchall()}
 
     async def tidy(self, term: Term) -> None:
-        """Create partitions ahead, and drop what is older than its retention. Raises StoreUnavailable and LeaseLost."""
+        """Create partitions ahead, drop what is older than its retention, and delete series without counts.
+
+        Raises StoreUnavailable and LeaseLost.
+        """
         changed = await tidy(self._database, self._lease, term, self._kept, self._clock.now_us())
         if changed:
-            self._series.forget()
             self._partitions.clear()
+        await self._unused.delete_unused(term)
 
     async def close(self) -> None:
         """Close the connections."""

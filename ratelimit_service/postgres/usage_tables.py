@@ -22,9 +22,12 @@ from ratelimit_service.postgres.tables import Microseconds, metadata
 LEVELS: Final = ("minute", "hour", "day")
 """The lengths of a bin, and the name of the column that has its start."""
 
-COUNTS: Final = ("allowed", "denied", "cost", "shadow_denied", "degraded", "clamped")
-"""The columns of counts. Calls are allowed + denied; `degraded` and `shadow_denied` are calls among them, `clamped` are
-tokens among `cost`."""
+COUNTS: Final = ("allowed", "denied", "cost", "shadow_denied", "degraded", "clamped", "reserved", "settled")
+"""The columns of counts. Calls are allowed + denied; `degraded`, `shadow_denied` and `reserved` are calls among them,
+`clamped` are tokens among `cost`, and `settled` are reservations."""
+
+_LATER: Final = frozenset({"clamped", "reserved", "settled"})
+"""Those that servers of versions before them do not write."""
 
 LIMIT_COUNTS: Final = ("denied", "shadow_denied")
 """The columns of counts by limit."""
@@ -74,8 +77,8 @@ series = Table(
 
 def _count_columns(*names: str) -> list[Column[int]]:
     return [
-        Column(name, BigInteger, server_default=text("0"))  # not written by versions before it
-        if name == "clamped"
+        Column(name, BigInteger, server_default=text("0"))
+        if name in _LATER
         else Column(name, BigInteger, nullable=False)
         for name in names
     ]

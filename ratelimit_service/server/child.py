@@ -237,6 +237,11 @@ def run_child(main: Callable[[Settings, SupervisorLink], Coroutine[Any, Any, Non
 def write_stacks() -> None:
     """Have this process write the stacks of all its threads to the log when native code crashes, and on STACKS."""
     faulthandler.enable()
+    write_stacks_on_request()
+
+
+def write_stacks_on_request() -> None:
+    """Have this process write the stacks of all its threads to the log on STACKS, which would end it otherwise."""
     faulthandler.register(STACKS)
 
 

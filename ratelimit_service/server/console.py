@@ -45,6 +45,7 @@ def open_console(  # noqa: PLR0913  what it shows
             rules=services.rules,
             audit=services.audit,
             sessions=services.sessions,
+            tokens=planes.tokens,
             usage=services.usage,
             engine=planes.engine,
             health=ServerHealth(

@@ -12,8 +12,8 @@ from ratelimit_service.bootstrap import open_planes
 from ratelimit_service.errors import StartupError
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.operations.heartbeat import Heartbeat
-from ratelimit_service.server.child import SupervisorLink
-from ratelimit_service.server.grpc_process import tune_gc
+from ratelimit_service.server.child import SupervisorLink, write_stacks_on_request
+from ratelimit_service.server.collector import tune_collector
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.admission import Bounds
 from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, envoy_methods
@@ -27,6 +27,7 @@ from ratelimit_service.transport.envoy.unfinished import Unfinished
 async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
     settings = Settings()
     set_up_logging(settings.log_level, settings.log_format)
+    write_stacks_on_request()
     supervisor = SupervisorLink()
     drain = Drain()
     background = Background()
@@ -43,7 +44,7 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             admission = decision_admission(
                 planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
             )
-            tune_gc()
+            tune_collector()
             planes.join()
             heartbeat.start()
             background.start(

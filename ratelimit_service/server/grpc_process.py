@@ -1,17 +1,17 @@
 """The main program of the processes that serve by `grpc.aio`: workers of the transport grpcio, and control planes."""
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import structlog
 
 from ratelimit_service.bootstrap import Planes, open_planes
 from ratelimit_service.server.child import SupervisorLink, run_child
+from ratelimit_service.server.collector import tune_collector
 from ratelimit_service.server.freed_memory import keep_releasing
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
@@ -37,7 +37,7 @@ async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink, *, 
         # Only now: up to here no call can be lost, and SIGTERM ends the process at once.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await server.start()
-        tune_gc()
+        tune_collector()
         releasing = asyncio.create_task(keep_releasing())
         await _unless_failed(server, serve(planes, server, settings, supervisor, stop))
         releasing.cancel()
@@ -53,19 +53,3 @@ async def _unless_failed(server: GrpcServer, serving: Awaitable[None]) -> None:
         os._exit(1)  # at once: what is left to close would only delay the next process
     failed.cancel()
     await task
-
-
-_YOUNG_OBJECTS: Final = 50_000
-"""Objects allocated and not freed that start a collection of the young ones: well above what a full load of calls
-holds."""
-
-
-def tune_gc() -> None:
-    """Have the garbage collector run less often, and never over what is there now. Call it when everything is open.
-
-    Calls leave no cycles behind, so their objects go by reference counts. With Python's own threshold of 700 the
-    collector would go through all calls in flight several hundred times a second, and find nothing.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 20, 50)

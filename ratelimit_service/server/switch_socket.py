@@ -71,8 +71,9 @@ class SwitchSocket:
             return {"error": 'is no question; send a line such as {"action": "status"}'}
         except OSError as error:
             return {"error": f"the switch cannot be stored: {error.strerror}"}
-        switch = read_switch(self._file)
-        return {"listen": self._listen, "off": switch.is_off(self._clock.now_us()), **switch._asdict()}
+        now_us = self._clock.now_us()
+        switch = read_switch(self._file).at(now_us)
+        return {"listen": self._listen, "off": switch.is_off(now_us), **switch._asdict()}
 
     def _turn_off(self, question: dict[str, Any], actor: str) -> None:
         duration_us, comment = int(question["duration_us"]), str(question.get("comment", ""))

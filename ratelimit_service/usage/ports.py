@@ -130,7 +130,7 @@ class UsageArchive(Protocol):
         ...
 
     async def tidy(self, term: Term) -> None:
-        """Create the partitions of the next days, and drop what is older than its retention.
+        """Create the partitions of the next days, drop what is older than its retention, and delete unused series.
 
         Raises StoreUnavailable and LeaseLost. What could not be done now, because others use it, is left for later.
         """

@@ -23,7 +23,8 @@ class Counts(NamedTuple):
     """Calls by outcome, and the cost of those that were allowed, less what was refunded.
 
     Calls are `allowed` and `denied` together; `shadow_denied` and `degraded` are calls among them, and `clamped` tokens
-    among the cost that a limit did not take. By limit only `denied` and `shadow_denied` are counted, the others are 0.
+    among the cost that a limit did not take. `reserved` are calls that made a reservation, `settled` reservations whose
+    actual cost became known. By limit only `denied` and `shadow_denied` are counted, the others are 0.
     """
 
     allowed: int = 0
@@ -32,6 +33,8 @@ class Counts(NamedTuple):
     shadow_denied: int = 0
     degraded: int = 0
     clamped: int = 0
+    reserved: int = 0
+    settled: int = 0
 
     @property
     def calls(self) -> int:
@@ -44,14 +47,7 @@ class Counts(NamedTuple):
 
     def plus(self, other: "Counts") -> "Counts":
         """The sum of each."""
-        return Counts(
-            self.allowed + other.allowed,
-            self.denied + other.denied,
-            self.cost + other.cost,
-            self.shadow_denied + other.shadow_denied,
-            self.degraded + other.degraded,
-            self.clamped + other.clamped,
-        )
+        return Counts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     def minus(self, other: "Counts") -> "Counts":
         """The difference of each."""

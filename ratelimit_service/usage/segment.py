@@ -68,6 +68,8 @@ class CountRow(NamedTuple):
     shadow_denied: int
     degraded: int
     clamped: int = 0
+    reserved: int = 0
+    settled: int = 0
 
 
 class LimitRow(NamedTuple):
@@ -187,16 +189,19 @@ class SegmentBuilder:
         series, limits = self._parse_series(field)
         numbers = unpack_numbers(value)
         numbers[1:2] = [max(min(cost, _MAX_COST), -_MAX_COST) for cost in numbers[1:2]]
-        if len(numbers) == 6 + 2 * len(limits):
-            numbers[-1] = min(numbers[-1], _MAX_COST)
+        clamped_at = 5 + 2 * len(limits)
+        numbers[clamped_at : clamped_at + 1] = [
+            min(tokens, _MAX_COST) for tokens in numbers[clamped_at : clamped_at + 1]
+        ]
         if max(numbers, default=0) > _MAX_COUNT or min(numbers, default=0) < -_MAX_COUNT:
             raise ValueError("not a count")
-        missing = 6 + 2 * len(limits) - len(numbers)
+        missing = clamped_at + 3 - len(numbers)
         if missing < 0:
             raise ValueError("more numbers than limits")
         numbers += [0] * missing
         allowed, cost, denied, shadow_denied, degraded = numbers[:5]
-        self._rows.append(CountRow(minute, series, allowed, denied, cost, shadow_denied, degraded, numbers[-1]))
+        row = CountRow(minute, series, allowed, denied, cost, shadow_denied, degraded, *numbers[clamped_at:])
+        self._rows.append(row)
         self._calls += allowed + denied
         for at, limit in enumerate(limits):
             limit_denied, limit_shadow_denied = numbers[5 + 2 * at : 7 + 2 * at]

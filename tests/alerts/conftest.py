@@ -59,10 +59,10 @@ class Alerting:
         self.lease = PostgresLease(plane.database, "alerts", "me")
         self.transactions = PostgresLeaderTransactions(plane.database, self.lease)
         usage = PostgresAlertUsage(plane.database)
-        policies = PostgresPolicySource(plane.database)
+        self.policies = PostgresPolicySource(plane.database)
         self.evaluator = AlertEvaluator(
             self.transactions,
-            Observed(usage, QuotaWatch(usage, plane.plans, policies, self.buckets, plane.clock), self._ping),
+            Observed(usage, QuotaWatch(usage, plane.plans, self.policies, self.buckets, plane.clock), self._ping),
             self.observer,
             plane.clock,
             thresholds=(80, 90, 100),

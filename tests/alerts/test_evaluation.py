@@ -2,46 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
 from alerts.conftest import NOW, Alerting
-from fixtures.control_plane import SECOND, START, ControlPlane, key_draft, plan_draft
+from alerts.near import MINUTE, QUOTA, charge, five_near, later
+from fixtures.control_plane import START, ControlPlane, key_draft, plan_draft
 from fixtures.usage import Counted, Series, UsageWriter
 from ratelimit_service.alerts import quotas
 from ratelimit_service.alerts.alert import Alert, AlertState, DeliveryEvent, Rule
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.limit import Counting, Limit, Quota, Window
-from ratelimit_service.decision.policy import Policy
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import FailedPrecondition
 from ratelimit_service.management.paging import Paging
-from ratelimit_service.postgres.policy_source import PostgresPolicySource
 from ratelimit_service.postgres.repositories import alert_usage
 from ratelimit_service.usage.ports import LeaseLost
 from ratelimit_service.usage.query import Counts
-
-MINUTE = timedelta(minutes=1)
-QUOTA = Limit("daily", Quota(100, Window.DAY))
 
 
 async def listed(plane: ControlPlane) -> list[Alert]:
     """All alerts."""
     return list((await plane.alerts.list(Paging())).items)
-
-
-async def charge(alerting: Alerting, key_id: str, tokens: int) -> None:
-    """Use up tokens of a key's limits."""
-    fetched = await PostgresPolicySource(alerting.plane.database).fetch([key_id])
-    rules = Policy(fetched.records[key_id], START).rules
-    buckets = tuple(rule.bucket for rule in rules)
-    await alerting.buckets.charge([Charge(buckets, (tokens,) * len(buckets))])
-
-
-def later(alerting: Alerting, minutes: int) -> None:
-    """Let time pass."""
-    alerting.plane.clock.us += minutes * 60 * SECOND
 
 
 async def test_a_quota_is_reported_as_it_fills(alerting: Alerting, usage: UsageWriter) -> None:
@@ -104,19 +86,6 @@ async def test_a_quota_of_calls_is_near_by_calls(alerting: Alerting, usage: Usag
         await charge(alerting, key.key_id, 85)
     await alerting.evaluator.evaluate(await alerting.lead())
     assert [alert.target for alert in await listed(plane)] == ["subjects/many"]
-
-
-async def five_near(alerting: Alerting, usage: UsageWriter) -> None:
-    """Make five subjects that have used 95 of 100 tokens."""
-    plane = alerting.plane
-    await plane.plans.create("ada", plan_draft("free", QUOTA))
-    counted = []
-    for number in range(5):
-        key, _ = await plane.keys.create("ada", key_draft(f"subject-{number}"))
-        series = Series(key.key_id, "", f"subject-{number}", "free")
-        counted.append(Counted(NOW - 2 * MINUTE, series, Counts(allowed=95, cost=95)))
-        await charge(alerting, key.key_id, 95)
-    usage.write(counted)
 
 
 async def test_of_too_many_subjects_some_are_checked(

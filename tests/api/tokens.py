@@ -14,6 +14,8 @@ class Source:
     def __init__(self) -> None:
         self.stored: dict[str, StoredToken] = {}
         self.away = False
+        self.error: Exception | None = None
+        """What else a read fails with."""
         self.reads = 0
         self.seconds = 0.0
         """How long a read takes."""
@@ -33,6 +35,8 @@ class Source:
         self.reads += 1
         stored, away = dict(self.stored), self.away
         await asyncio.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
         if away:
             raise Unavailable("Postgres is down", reason="POLICY_STORE_UNAVAILABLE")
         version = frozenset(stored)

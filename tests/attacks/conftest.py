@@ -106,7 +106,7 @@ def running_target(
         valkey.start()
         stack.callback(valkey.stop)
         least = with_least_rights(database_url, valkey.url)
-        slow = {"store_slow": SLOW} if FULL else {}  # figures are those of default settings
+        slow = {"store_timeout": 0.1, "store_slow": SLOW} if FULL else {}  # figures are those of default settings
         server = serve(transport, **{**least._asdict(), **slow, **changes})
         target = Target(server, Watch(server.process.pid, database_url, valkey.url), transport)
 

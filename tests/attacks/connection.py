@@ -149,3 +149,40 @@ class Connection:
             self.send(frames.frame(frames.SETTINGS, frames.ACK, 0))
         elif kind == frames.PING and not flags & frames.ACK:
             self.send(frames.frame(frames.PING, frames.ACK, 0, payload))
+
+
+class Sender:
+    """Sends messages on the streams of a connection as fast as the server's windows allow, and reads nothing else.
+
+    To be made before anything was read of the connection.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._more = Counter({0: frames.DEFAULT_WINDOW})
+        """What may be sent on the connection (0), and on a stream beside what may be on each from the start."""
+
+    def take(self, seconds: float = 0.0) -> None:
+        """Read what arrives within so many seconds."""
+        for kind, _, stream, payload in self._connection.read(seconds):
+            if kind == frames.WINDOW:
+                self._more[stream] += int.from_bytes(payload, "big")
+
+    def send(self, stream: int, body: bytes, seconds: float) -> bool:
+        """Send all of it. False if the server took nothing for so many seconds, or closed the connection."""
+        sent, until = 0, time.monotonic() + seconds
+        while sent < len(body):
+            self.take()
+            at_first = self._connection.theirs.get(frames.INITIAL_WINDOW_SIZE, frames.DEFAULT_WINDOW)
+            size = min(self._more[0], self._more[stream] + at_first, frames.MAX_FRAME, len(body) - sent)
+            if size > 0:
+                if not self._connection.send(data(stream, body[sent : sent + size]), seconds):
+                    return False
+                sent, until = sent + size, time.monotonic() + seconds
+                self._more[0] -= size
+                self._more[stream] -= size
+            elif self._connection.closed or time.monotonic() >= until:
+                return False
+            else:
+                self.take(0.02)
+        return True

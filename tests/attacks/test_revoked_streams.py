@@ -1,6 +1,7 @@
 """A stream ends with the token that opened it."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,10 @@ from collections.abc import Callable, Iterator
 import grpc
 import pytest
 
-from fixtures.served import Server
+from attacks import frames
+from attacks.connection import STREAM, Connection, Sender, open_call, window
+from fixtures.served import Server, free_address
+from operations.probe import ask
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as stubs
 from ratelimit_service.bootstrap import open_services
@@ -56,20 +60,22 @@ class Stream:
         self.ended_at = time.monotonic()
 
 
+async def manage(server: Server, action: str) -> str:
+    """Create a token, and return it, or revoke it."""
+    async with open_services(server.settings) as services:
+        if action == "create":
+            return await services.tokens.create("leaving", Role.GATEWAY)
+        await services.tokens.revoke("leaving")
+    return ""
+
+
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_a_stream_ends_with_its_token(serve: Callable[..., Server], transport: str) -> None:
     """Within a second of the revocation streams are UNAUTHENTICATED, idle or not; those of others go on."""
     server = serve(transport)
     _, api_key = server.key("wide")
 
-    async def manage(action: str) -> str:
-        async with open_services(server.settings) as services:
-            if action == "create":
-                return await services.tokens.create("leaving", Role.GATEWAY)
-            await services.tokens.revoke("leaving")
-        return ""
-
-    revoked = asyncio.run(manage("create"))
+    revoked = asyncio.run(manage(server, "create"))
     opened = {
         name: Stream(server.address, token, api_key, interval=interval)
         for name, token, interval in (
@@ -86,7 +92,7 @@ def test_a_stream_ends_with_its_token(serve: Callable[..., Server], transport: s
             time.sleep(0.01)
         time.sleep(1)
         assert all(stream.code is None for stream in opened.values())
-        asyncio.run(manage("revoke"))
+        asyncio.run(manage(server, "revoke"))
         at = time.monotonic()
         time.sleep(SECONDS)
         for name in ("idle", "busy"):
@@ -98,3 +104,39 @@ def test_a_stream_ends_with_its_token(serve: Callable[..., Server], transport: s
     finally:
         for stream in opened.values():
             stream.close()
+
+
+def ended(server: Server) -> int:
+    """How many streams have ended as their tokens were revoked."""
+    pattern = rf'^ratelimit_calls_total\{{code="UNAUTHENTICATED",method="{STREAM}"\}} (\S+)$'
+    found = re.search(pattern, ask(server.settings.operations_listen, "/metrics").text, re.MULTILINE)
+    return 0 if found is None else int(float(found[1]))
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+def test_a_stream_that_is_not_read_ends_with_its_token(serve: Callable[..., Server], transport: str) -> None:
+    """Nor is it held by a caller who reads no answer, so that not even the first is written. Later its end is read."""
+    server = serve(transport, operations_listen=free_address())
+    _, api_key = server.key("wide")
+    token = asyncio.run(manage(server, "create"))
+    check = frames.message(pb2.StreamCheckLimitRequest(check={"api_key": api_key, "cost": 2**60}).SerializeToString())
+    with Connection(server.address, frames.opening(0)) as connection:
+        sender = Sender(connection)
+        sender.take(0.3)
+        connection.send(open_call(1, frames.header_block(STREAM, authorization=f"Bearer {token}")))
+        until = time.monotonic() + 30
+        while sender.send(1, check * 100, 1.0):
+            assert time.monotonic() < until, "the server reads for ever"
+        assert not connection.closed
+        assert ended(server) == 0
+        asyncio.run(manage(server, "revoke"))
+        until = time.monotonic() + 10
+        while ended(server) == 0:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        sender.take()
+        assert 1 not in connection.ended
+        connection.send(window(1, 2**20) + window(0, 2**20))
+        assert connection.wait_ended(1, 10)
+        assert not connection.closed
+    assert "ExecuteBatchError" not in server.output

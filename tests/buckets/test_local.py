@@ -60,6 +60,18 @@ async def test_a_changed_number_of_servers_applies_at_once(clock: Clock) -> None
     assert sum(o.charged for o in await store.charge([Charge((bucket,), (1,))] * 20)) == 10
 
 
+async def test_a_limit_that_becomes_one_of_calls_at_once(clock: Clock) -> None:
+    """Under the same name: its slots have nothing to do with what was spent of it, which is still handed over."""
+    store = LocalBucketStore(lambda: 2, clock)
+    away = StoreUnavailable("Redis is down")
+    tokens = Bucket("s", 0, Limit("s", TokenBucket(20, 10, MICRO)))
+    assert store.decide(Charge((tokens,), (5,)), away).charged
+    slots = Bucket("s", 0, Limit("s", Concurrency(4, 30 * MICRO)))
+    clock.now_us += MICRO // 10
+    assert store.decide(Charge((slots,), (1,), reservation=Reserve(b"1", 30 * MICRO)), away).charged
+    assert [each.tokens for each in store.unreported(10)] == [5]
+
+
 async def test_slots_are_divided_and_come_back_as_holds_end(clock: Clock) -> None:
     """Nothing is settled without the store. What was taken is never handed over: there is nothing to charge."""
     store = LocalBucketStore(lambda: 2, clock)

@@ -3,16 +3,27 @@
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from fixtures.dev_server import DevServer, make_dev_server
+from fixtures.many_keys import insert_keys
+from ratelimit_service.cli.client import Client
+from ratelimit_service.cli.configuration.changes import Change, compare
 from ratelimit_service.cli.configuration.documents import read_configuration
 from ratelimit_service.cli.configuration.item import Kind
-from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.cli.configuration.make import make
+from ratelimit_service.cli.configuration.server import read_item, read_server
+from ratelimit_service.cli.errors import CommandError, ConfirmationNeeded
+from ratelimit_service.cli.target import Target
+from ratelimit_service.devstores.state import read_peppers
+from ratelimit_service.settings import Settings
 
 KEY, OTHER_KEY, EXPIRED_KEY, FAILING = (f"AppliedKey00000{number}" for number in range(1, 5))
 PLANS = """
@@ -230,6 +241,184 @@ def test_keys_that_are_revoked_or_have_expired(two_servers: tuple[DevServer, Dev
     assert done.stdout.startswith("nothing to change")
     assert "line 1: keys/Revoked000000001 is revoked on the server, permanently; leave it out" in done.stderr
     assert f"line 3: keys/{EXPIRED_KEY} has expired, and is not created" in done.stderr
+
+
+def test_an_export_does_not_resume_a_key_suspended_later(
+    two_servers: tuple[DevServer, DevServer], tmp_path: Path
+) -> None:
+    """To apply what was exported before a suspension leaves the key suspended; only a file that says so resumes it."""
+    server, _ = two_servers
+    key = "{kind: Key, key_id: Leaked0000000001, subject: leaked, plan: free%s}"
+    run(server, "apply", "-f", "-", stdin=key % "")
+    run(server, "export", "-o", str(tmp_path))
+    run(server, "keys", "suspend", "Leaked0000000001")
+    assert run(server, "diff", "-f", str(tmp_path)).stdout == ""
+    assert run(server, "apply", "-f", str(tmp_path), "--yes").stdout.startswith("nothing to change")
+    assert run(server, "apply", "-f", "-", stdin=key % ", state: EXPIRED").stdout.startswith("nothing to change")
+    exported = run(server, "export").stdout
+    assert "key_id: Leaked0000000001\nsubject: leaked\nplan: free\nstate: SUSPENDED\n" in exported
+    assert "state: ACTIVE" not in exported
+    resumed = run(server, "apply", "-f", "-", stdin=key % ", state: ACTIVE")
+    assert resumed.stdout.startswith("~ keys/Leaked0000000001: state\n")
+
+
+def test_an_override_of_a_key_that_is_not_created_is_left_out(two_servers: tuple[DevServer, DevServer]) -> None:
+    """What one server exports of an expired key can be applied on another: its override is reported, and not set."""
+    first, second = two_servers
+    expires = datetime.now(UTC) + timedelta(seconds=5)
+    run(
+        first, "apply", "-f", "-",
+        stdin="{kind: Key, key_id: Expiring00000001, subject: expiring, plan: free, "
+        f"expire_time: '{expires:%Y-%m-%dT%H:%M:%SZ}'}}\n---\n"
+        "{kind: Override, key_id: Expiring00000001, limit: {name: b, quota: {amount: 1, window: DAY}}}\n---\n"
+        "{kind: Override, subject: expiring, limit: {name: b, quota: {amount: 2, window: DAY}}}",
+    )  # fmt: skip
+    while datetime.now(UTC) < expires:
+        time.sleep(0.1)
+    exported = run(first, "export").stdout.split("---\n")
+    documents = "---\n".join(each for each in exported if "xpiring" in each)
+    assert documents.count("kind: ") == 3
+    assert run(first, "diff", "-f", "-", stdin=documents).stdout == ""
+    tried = run(second, "apply", "-f", "-", "--dry-run", stdin=documents)
+    assert tried.stdout == "+ subjects/expiring/overrides/b\n"
+    done = run(second, "apply", "-f", "-", stdin=documents)
+    assert "keys/Expiring00000001 has expired, and is not created" in done.stderr
+    assert "keys/Expiring00000001/overrides/b is for a key that is neither on the server nor created now" in done.stderr
+    assert done.stdout.splitlines()[0] == "+ subjects/expiring/overrides/b"
+    assert run(second, "diff", "-f", "-", stdin=documents).stdout == ""
+
+
+OVERRIDE = "{kind: Override, subject: %s, limit: {name: b, quota: {amount: %d, window: DAY}}}"
+MEANWHILE_KEY = "{kind: Key, key_id: %s, subject: meanwhile, plan: free%s}"
+MEANWHILE_RULES = "{domain: meanwhile, descriptors: [{key: %s}]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "wanted", "meanwhile", "stdin"),
+    [
+        (
+            "subjects/changed/overrides/b",
+            OVERRIDE % ("changed", 10),
+            OVERRIDE % ("changed", 11),
+            ("overrides", "set", "--subject", "changed", "--limit", "b", "--amount", "12"),
+            "",
+        ),
+        (
+            "subjects/set/overrides/b",
+            "",
+            OVERRIDE % ("set", 10),
+            ("overrides", "set", "--subject", "set", "--limit", "b", "--amount", "12"),
+            "",
+        ),
+        (
+            "subjects/pruned/overrides/b",
+            OVERRIDE % ("pruned", 10),
+            OVERRIDE % ("other", 10),
+            ("overrides", "set", "--subject", "pruned", "--limit", "b", "--amount", "12"),
+            "",
+        ),
+        (
+            "keys/Meanwhile0000001",
+            MEANWHILE_KEY % ("Meanwhile0000001", ""),
+            MEANWHILE_KEY % ("Meanwhile0000001", ", state: SUSPENDED"),
+            ("keys", "update", "Meanwhile0000001", "--description", "in use again"),
+            "",
+        ),
+        (
+            "keys/Meanwhile0000002",
+            MEANWHILE_KEY % ("Meanwhile0000002", ", state: SUSPENDED"),
+            MEANWHILE_KEY % ("Meanwhile0000002", ", state: ACTIVE"),
+            ("keys", "update", "Meanwhile0000002", "--description", "leaked"),
+            "",
+        ),
+        (
+            "keys/Meanwhile0000003",
+            MEANWHILE_KEY % ("Meanwhile0000003", ""),
+            MEANWHILE_KEY % ("Meanwhile0000004", ""),
+            ("keys", "update", "Meanwhile0000003", "--plan", "pro"),
+            "",
+        ),
+        (
+            "domains/meanwhile",
+            "",
+            "{kind: Rules, " + MEANWHILE_RULES[1:] % "wanted",
+            ("rules", "replace", "-"),
+            MEANWHILE_RULES % "meanwhile",
+        ),
+    ],
+    ids=["an override", "a new override", "no override", "a suspension", "a resumption", "a revocation", "a domain"],
+)
+def test_what_somebody_changes_meanwhile_is_not_overwritten(  # noqa: PLR0917  a case
+    two_servers: tuple[DevServer, DevServer],
+    tmp_path: Path,
+    name: str,
+    before: str,
+    wanted: str,
+    meanwhile: tuple[str, ...],
+    stdin: str,
+) -> None:
+    """A change is refused if its target is not what it was compared with, also where the API has no etag for it."""
+    server, _ = two_servers
+    if before:
+        run(server, "apply", "-f", "-", stdin=before)
+    file = tmp_path / "wanted.yaml"
+    file.write_text(wanted)
+    with Client(Target.choose(server.listen, server.state["admin_token"])) as client:
+
+        def compared() -> Change:
+            found = compare(read_configuration([file]), read_server(client), datetime.now(UTC))
+            return next(change for change in (*found.changes, *found.only_there) if change.name == name)
+
+        change = compared()
+        run(server, *meanwhile, stdin=stdin)
+        left = read_item(client, change.item)
+        assert left is not None
+        assert left.message not in [item.message for item in (change.old, change.new) if item]
+        with pytest.raises(CommandError, match="was modified concurrently"):
+            make(client, change, "")
+        assert read_item(client, change.item) == left
+        try:
+            make(client, compared(), "")
+        except ConfirmationNeeded as needed:
+            make(client, compared(), needed.confirmation)
+        assert read_item(client, change.item) != left
+
+
+def test_a_plan_that_keys_stay_on_is_not_removed(own_dev_server: DevServer) -> None:
+    """It is refused before anything is changed; one whose keys are moved or revoked in the same run is removed."""
+    server = own_dev_server
+    server.start()
+    plan = "{kind: Plan, name: %s, limits: [{name: b, quota: {amount: 1, window: DAY}}]}\n---\n"
+    key = "{kind: Key, key_id: Moved00000000001, subject: moved, plan: %s}"
+    stays = key.replace("Moved00000000001", "Stays00000000001") + "\n---\n"
+    run(server, "apply", "-f", "-", stdin=plan % "old" + stays % "old" + key % "old")
+    before = run(server, "export").stdout
+    for wanted in (plan % "new", plan % "new" + stays % "old" + key % "new"):
+        for option in ("--yes", "--dry-run"):
+            refused = run(server, "apply", "-f", "-", "--prune", option, code=3, stdin=wanted)
+            assert "plans/old: is in no file, but stays the plan of " in refused.stderr
+            assert "keys, such as keys/" in refused.stderr
+            assert "nothing was changed\n" in refused.stderr
+            assert refused.stdout == ""
+    assert run(server, "export").stdout == before
+    run(server, "apply", "-f", "-", "--prune", "--yes", stdin=plan % "new" + key % "new")
+    plans = json.loads(run(server, "plans", "list", "--json").stdout)["plans"]
+    assert [each["name"] for each in plans] == ["new"]
+
+
+def test_more_than_10_000_keys_are_exported_and_applied(own_dev_server: DevServer, tmp_path: Path) -> None:
+    """What a large installation exports is read again: it does not differ, and nothing is to be changed."""
+    server = own_dev_server
+    server.start()
+    settings = Settings(
+        database_url=SecretStr(server.state["database_url"]), peppers=SecretStr(read_peppers(server.data_dir))
+    )
+    insert_keys(settings, 10_500, "free")
+    exported = run(server, "export", "-o", str(tmp_path))
+    assert exported.stderr.startswith("wrote 10,503 documents to ")
+    assert run(server, "diff", "-f", str(tmp_path), "--prune").stdout == ""
+    applied = run(server, "apply", "-f", str(tmp_path), "--prune", "--yes")
+    assert applied.stdout == "nothing to change: all 10,503 documents are as on the server\n"
 
 
 def test_every_command_can_be_tried(two_servers: tuple[DevServer, DevServer], tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import psycopg
 import pytest
 
 from fixtures.dev_server import DevServer, free_address
+from fixtures.served import Server
 from ratelimit_service.cli.doctor.command import run_checks
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 from ratelimit_service.postgres import migrate
+from server.certificates import Authority
 
 Doctor = Callable[..., dict[str, tuple[str, str]]]
 
@@ -242,6 +244,60 @@ def test_a_taken_port_is_an_error(doctor: Doctor, taken_address: str) -> None:
     for subject in ("operations", "console"):
         found = doctor(**{f"{subject.upper()}_LISTEN": taken_address})
         assert f"set RATELIMIT_{subject.upper()}_LISTEN to another one" in found[f"{subject} port"][1]
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+def test_a_running_server_with_tls_is_ok(
+    doctor: Doctor, own_server: Callable[..., Server], transport: str, tmp_path: Path
+) -> None:
+    """A server that presents the certificate of the settings is asked for its health, whatever name that is for."""
+    served = Authority(tmp_path).issue("server", "any", [("DNS", "*.example.test")])
+    other = Authority(tmp_path).issue("other")
+    server = own_server(transport, tls_certificate=served.certificate, tls_key=served.key)
+    settings = {"LISTEN": server.address, "TLS_CERTIFICATE": str(served.certificate), "TLS_KEY": str(served.key)}
+    assert doctor(**settings)["port"] == (
+        "ok",
+        f"a ratelimit-service runs on {server.address} and reports SERVING",
+    )
+    settings |= {"TLS_CERTIFICATE": str(other.certificate), "TLS_KEY": str(other.key)}
+    severity, message = doctor(**settings)["port"]
+    assert (severity, "Address already in use" in message) == ("error", True)
+
+
+def test_a_running_server_that_wants_certificates(
+    doctor: Doctor, own_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """It is asked with the certificate that commands present; without one, doctor says how to name one."""
+    authority = Authority(tmp_path)
+    served, caller = authority.issue("server"), authority.issue("caller")
+    server = own_server(
+        "grpcio", tls_certificate=served.certificate, tls_key=served.key, tls_client_ca=authority.certificate
+    )
+    settings = {
+        "LISTEN": server.address,
+        "TLS_CERTIFICATE": str(served.certificate),
+        "TLS_KEY": str(served.key),
+        "TLS_CLIENT_CA": str(authority.certificate),
+    }
+    severity, message = doctor(**settings)["port"]
+    assert (severity, "RATELIMIT_SERVER_CERTIFICATE" in message) == ("ok", True)
+    files = {"SERVER_CERTIFICATE": str(caller.certificate), "SERVER_KEY": str(caller.key)}
+    assert doctor(**settings, **files)["port"] == (
+        "ok",
+        f"a ratelimit-service runs on {server.address} and reports SERVING",
+    )
+
+
+def test_a_running_server_that_does_not_use_tls_yet(
+    doctor: Doctor, own_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """A server that was started before TLS was set is reported, and that it has to be restarted."""
+    served = Authority(tmp_path).issue("server")
+    server = own_server("grpcio")
+    files = {"TLS_CERTIFICATE": str(served.certificate), "TLS_KEY": str(served.key)}
+    severity, message = doctor(LISTEN=server.address, **files)["port"]
+    assert severity == "warning"
+    assert message.endswith("without TLS and reports SERVING; restart it to use TLS")
 
 
 def test_few_descriptors(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from fixtures.dev_server import DevServer
+from ratelimit_service.management.rules import MAX_DOMAINS
 
 EXAMPLES = Path(__file__).parents[1] / "rules_import" / "examples"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -118,6 +120,85 @@ def test_an_error_imports_nothing(dev_server: DevServer, tmp_path: Path) -> None
     assert "RULES_NOT_FOUND" in dev_server.run("rules", "get", "cli-good").stderr
     done = dev_server.run("rules", "import", str(binary))
     assert (done.returncode, done.stderr) == (2, f"{binary}: is not UTF-8 text\n")
+
+
+IMPORTED = "domain: %s\ndescriptors:\n- key: k\n  rate_limit: {unit: hour, requests_per_unit: %d}\n"
+
+
+def test_domains_are_imported_together(dev_server: DevServer, tmp_path: Path) -> None:
+    """What has to be confirmed in any of the files is shown before the first domain is changed, and made with --yes."""
+    files = [tmp_path / f"{number}.yaml" for number in range(3)]
+
+    def write(*amounts: int) -> None:
+        for number, (file, amount) in enumerate(zip(files, amounts, strict=True)):
+            file.write_text(IMPORTED % (f"together-{number}", amount))
+
+    def versions() -> list[str]:
+        names = [f"together-{number}" for number in range(3)]
+        shown = [dev_server.run("rules", "get", name, "--json").stdout for name in names]
+        return [json.loads(each)["version"] for each in shown]
+
+    write(100, 100, 100)
+    done = dev_server.run("rules", "import", *map(str, files))
+    assert (done.returncode, done.stderr) == (0, "")
+    write(101, 10, 20)
+    refused = dev_server.run("rules", "import", *map(str, files))
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert versions() == ["1", "1", "1"]
+    assert refused.stderr.splitlines()[0] == "These changes have to be confirmed:"
+    assert [line.split(":")[0] for line in refused.stderr.splitlines() if "is cut by" in line] == [
+        "  domains/together-1",
+        "  domains/together-2",
+    ]
+    assert refused.stderr.endswith("nothing was changed; repeat it with --yes to confirm it\n")
+    done = dev_server.run("rules", "import", "--yes", *map(str, files))
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("domain ")] == [
+        f"together-{number}" for number in range(3)
+    ]
+    assert versions() == ["2", "2", "2"]
+
+
+def test_an_import_that_fails_lists_what_was_not_imported(own_dev_server: DevServer, tmp_path: Path) -> None:
+    """What the server refuses alone changes nothing; of what fails once others are made, the rest is listed."""
+    files = [tmp_path / f"{number}.yaml" for number in range(3)]
+    for number, file in enumerate(files):
+        file.write_text(IMPORTED % (f"new-{number}", 1))
+    own_dev_server.start()
+    with psycopg.connect(own_dev_server.state["database_url"]) as connection:
+        connection.execute(
+            "WITH made AS (INSERT INTO rule_domains (domain, version, create_time) SELECT 'stored-' || n, 1, now() "
+            "FROM generate_series(1, %s) AS n RETURNING domain_id) "
+            "INSERT INTO rule_versions (domain_id, version, descriptors, on_store_failure, description, create_time) "
+            "SELECT domain_id, 1, '[]', 'local', '', now() FROM made",
+            (MAX_DOMAINS - 1,),
+        )
+    failed = own_dev_server.run("rules", "import", *map(str, files))
+    assert failed.returncode == 2
+    assert [line.split() for line in failed.stdout.splitlines() if line.startswith("domain ")] == [["domain", "new-0"]]
+    assert "domains/new-1: replace.rules.domain: is new, and 1,000 domains have rules already" in failed.stderr
+    assert failed.stderr.splitlines()[-3:] == [
+        "1 of 3 changes were made, and these were not:",
+        "  domains/new-1",
+        "  domains/new-2",
+    ]
+    refused = own_dev_server.run("rules", "import", str(files[0]), str(files[1]))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.endswith("nothing was changed\n")
+    assert json.loads(own_dev_server.run("rules", "get", "new-0", "--json").stdout)["version"] == "1"
+
+
+def test_a_replacement_can_be_tried(dev_server: DevServer) -> None:
+    """With --dry-run a cut is shown and not asked for: the exit code is 0, and the rules stay as they are."""
+    rules = "{domain: tried, descriptors: [{key: k, limits: [{name: n, quota: {amount: %d, window: DAY}}]}]}"
+    assert dev_server.run("rules", "replace", "-", stdin=rules % 100).returncode == 0
+    tried = dev_server.run("rules", "replace", "-", "--dry-run", stdin=rules % 10)
+    assert tried.returncode == 0, tried.stderr
+    assert tried.stderr.splitlines()[0] == "This change has to be confirmed:"
+    assert "is cut by 90 %" in tried.stderr
+    assert tried.stderr.endswith("dry run: nothing was changed\n")
+    assert "n: 10 a day" in tried.stdout
+    assert json.loads(dev_server.run("rules", "get", "tried", "--json").stdout)["version"] == "1"
 
 
 def test_the_documented_rules(dev_server: DevServer) -> None:

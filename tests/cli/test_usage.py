@@ -17,6 +17,7 @@ from ratelimit_service.usage.query import Counts
 
 ACME = [Series(f"cli-key-{number}", "orders.create", "cli-acme", "cli-plan") for number in range(3)]
 RULE = Series(domain="cli-edge", rule="path=/v1")
+HELD = Series("cli-held", "chat.create", "cli-held", "cli-held")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,9 @@ def counted(dev_server: DevServer) -> DevServer:
     ]
     with connect(postgres.url) as connection:
         add_partitions(connection, now - timedelta(days=1), 3)
-        UsageWriter(connection).write([*rows, Counted(now, RULE, Counts(5, 1, 5), (("path=/v1", 1, 0),))])
+        rows.append(Counted(now, RULE, Counts(5, 1, 5), (("path=/v1", 1, 0),)))
+        rows.append(Counted(now, HELD, Counts(12, 0, 4_000, reserved=11, settled=8)))
+        UsageWriter(connection).write(rows)
     return dev_server
 
 
@@ -63,6 +66,18 @@ def test_json_has_rows_with_numbers(counted: DevServer) -> None:
     assert found["group_count"] == 2
     allowed = json.loads(counted.run("usage", "--key", "cli-key-0", "--json").stdout)["rows"]
     assert [(row["allowed"], row["denied"], row["cost"]) for row in allowed] == [(1200, 0, 3900)]
+
+
+def test_reservations_are_shown_where_there_are_any(counted: DevServer) -> None:
+    """With columns of their own, in the table, in JSON and in CSV."""
+    command = ("usage", "--subject", "cli-held", "--last", "1h")
+    table = counted.run(*command).stdout.splitlines()
+    assert table[0].split()[5:8] == ["DEGRADED", "RESERVED", "SETTLED"]
+    assert table[1].split()[6:8] == ["11", "8"]
+    total = json.loads(counted.run(*command, "--json").stdout)["total"]
+    assert (total["reserved"], total["settled"]) == (11, 8)
+    (row,) = csv.DictReader(io.StringIO(counted.run(*command, "--csv").stdout))
+    assert (row["reserved"], row["settled"]) == ("11", "8")
 
 
 def test_csv_has_a_line_for_each_row(counted: DevServer) -> None:

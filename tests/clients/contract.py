@@ -30,6 +30,11 @@ def targets() -> list[Case]:
     return read("targets")
 
 
+def tokens() -> list[Case]:
+    """The cases of `tokens.json`, which have no steps."""
+    return read("tokens")
+
+
 def arguments(call: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `check` or `peek` for CALL, without when its caller abandons it."""
     given = {name: call[name] for name in ("api_key", "key_id", "resource", "cost", "request_id") if name in call}

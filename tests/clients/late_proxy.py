@@ -1,4 +1,4 @@
-"""A proxy that accepts connections late, or never, as one does that is overloaded or that wakes its server up first."""
+"""Proxies that accept connections late, or never, as some do that are overloaded or wake their server up first."""
 
 import socket
 import threading
@@ -63,15 +63,20 @@ class LateProxy:
         assert self._accepts_at is not None
         if self._closed.wait(max(0.0, self._accepts_at - time.monotonic())):
             return
-        while True:
-            try:
-                near, _ = self._listening.accept()
-            except OSError:  # closed
-                return
-            far = socket.create_connection(("127.0.0.1", self._port))
-            self._sockets += [near, far]
-            self._start(self._forward, near, far)
-            self._start(self._forward, far, near)
+        while self._accept_one():
+            pass
+
+    def _accept_one(self) -> bool:
+        """Forward one connection. Returns whether there was one before the proxy was closed."""
+        try:
+            near, _ = self._listening.accept()
+        except OSError:  # closed
+            return False
+        far = socket.create_connection(("127.0.0.1", self._port))
+        self._sockets += [near, far]
+        self._start(self._forward, near, far)
+        self._start(self._forward, far, near)
+        return True
 
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
@@ -79,3 +84,11 @@ class LateProxy:
                 sink.sendall(data)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
+
+
+class FirstProxy(LateProxy):
+    """Accepts the first connection at once, and all others AFTER seconds from now."""
+
+    def _accept(self) -> None:
+        if self._accept_one():
+            super()._accept()

@@ -16,6 +16,7 @@ from typing import Any, is_typeddict
 
 import ratelimit_client
 import ratelimit_client.opentelemetry
+import ratelimit_client.wsgi
 
 from clients.conftest import ROOT
 
@@ -48,11 +49,14 @@ def python() -> PublicApi:
         api.names[name] = set() if is_options or not isinstance(exported, type) else _python_members(exported)
     for_opentelemetry = ratelimit_client.opentelemetry.OpenTelemetryMetrics
     api.names["opentelemetry.OpenTelemetryMetrics"] = _python_members(for_opentelemetry)
+    api.names["wsgi.is_preflight"] = set()
+    assert callable(ratelimit_client.wsgi.is_preflight)
     api.request = set(inspect.signature(ratelimit_client.RateLimitClient.check).parameters) - {"self"}
     api.options = {
         option.name: _python_default(option.default) for option in dataclasses.fields(ratelimit_client.ClientOptions)
     }
     api.http_options = _keyword_arguments(ratelimit_client.RateLimitMiddleware)
+    assert api.http_options == _keyword_arguments(ratelimit_client.WsgiRateLimitMiddleware)
     api.grpc_options = _keyword_arguments(ratelimit_client.RateLimitInterceptor)
     assert api.grpc_options == _keyword_arguments(ratelimit_client.AsyncRateLimitInterceptor)
     return api

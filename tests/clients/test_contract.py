@@ -12,7 +12,8 @@ from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimit
 from clients.contract import FOLDER, Case, Step, cases, read
 from clients.scripted_server import RESPONSES, ScriptedServer
 
-_FILES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem not in {"service_config", "targets"})
+_WITHOUT_STEPS = {"service_config", "targets", "tokens"}
+_FILES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem not in _WITHOUT_STEPS)
 _OPTIONS = {"deadline_ms", "fail_open", "connections", "denial_cache_size", "denial_cache_max_age_ms"} | {
     "connect_timeout_ms",
     "on_failure",
@@ -34,10 +35,10 @@ _EXPECT = (
 def test_every_file_is_known() -> None:
     """A new file of cases is detected: the tests that run the cases name their files."""
     known = {"cancellation", "decisions", "denial_cache", "failures", "headers", "middleware", "reservations"}
-    assert set(_FILES) == known | {"first_connection", "ready", "warnings"}
+    assert set(_FILES) == known | {"close", "first_connection", "ready", "warnings"}
 
 
-@pytest.mark.parametrize("name", [*_FILES, "targets"])
+@pytest.mark.parametrize("name", [*_FILES, "targets", "tokens"])
 def test_the_names_of_cases_are_unique(name: str) -> None:
     """A name identifies a case in the output of every runner."""
     names = [case["name"] for case in read(name)]
@@ -52,6 +53,9 @@ def test_a_case_has_only_what_the_readme_describes(case: Case) -> None:
     for step in case["steps"]:
         if "advance_ms" in step:
             assert step.keys() == {"advance_ms"}
+            continue
+        if "close" in step:
+            assert step == {"close": True}
             continue
         (kind,) = step.keys() - {"server", "expect"}
         assert step.keys() == {kind, "server", "expect"}

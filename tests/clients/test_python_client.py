@@ -16,11 +16,14 @@ from ratelimit_client import (
 )
 
 from clients.case_runner import READY, CaseRunner, LeftError, Outcome, Reserved
-from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases, reserve_arguments, targets
+from clients.contract import SLOW_MACHINE_MS, Case, Step, arguments, cases, reserve_arguments, targets, tokens
 from clients.late_proxy import target_of
 from clients.scripted_server import ScriptedServer
 
-_FILES = ("decisions", "denial_cache", "failures", "first_connection", "headers", "ready", "reservations", "warnings")
+_FILES = (
+    *("close", "decisions", "denial_cache", "failures", "first_connection", "headers", "ready", "reservations"),
+    "warnings",
+)
 
 
 @cases(*_FILES)
@@ -37,7 +40,7 @@ def _keep_the_contract(case: Case, scripted: ScriptedServer, target: str) -> Non
             client.wait_until_connected()
         reservation: Reservation | None = None
         for step in case["steps"]:
-            if runner.advance(step):
+            if runner.advance(step) or _close(client, step):
                 continue
             runner.script(step)
             started = time.monotonic()
@@ -78,6 +81,9 @@ async def _keep_the_contract_in_asyncio(case: Case, scripted: ScriptedServer, ta
         for step in case["steps"]:
             if runner.advance(step):
                 continue
+            if "close" in step:
+                await client.close()
+                continue
             runner.script(step)
             started = time.monotonic()
             outcome = await _outcome(client, held, step, scripted)
@@ -101,6 +107,27 @@ def test_a_target_is_checked_where_the_client_is_made(kind: type[RateLimitClient
         f"target is {quoted}: {case['problem']}; it must be host:port, such as "
         '"localhost:50051", dns:///host:port or unix:path'
     )
+
+
+@pytest.mark.parametrize("kind", [RateLimitClient, AsyncRateLimitClient])
+@pytest.mark.parametrize("case", tokens(), ids=lambda case: case["name"])
+def test_a_token_is_checked_where_the_client_is_made(kind: type[RateLimitClient], case: Case) -> None:
+    """A token that no call can be sent with is a ValueError that names what is wrong with it, and not the value."""
+    if case["problem"] is None:
+        client = kind("localhost:50051", token=case["token"])
+        if isinstance(client, RateLimitClient):
+            client.close()
+        return
+    with pytest.raises(ValueError, match=r"^token has ") as caught:
+        kind("localhost:50051", token=case["token"])
+    assert str(caught.value) == f"token has {case['problem']} in it; it must be printable ASCII without blanks"
+
+
+def _close(client: RateLimitClient, step: Step) -> bool:
+    """Close the client if STEP says so. Returns whether that is all of it."""
+    if "close" in step:
+        client.close()
+    return "close" in step
 
 
 def _call(client: RateLimitClient, call: Step) -> Decision:

@@ -13,9 +13,14 @@ from typing import Any
 import grpc
 import pytest
 from ratelimit_client import AsyncRateLimitClient, Failures, Origin, RateLimitClient, RateLimitError
+from ratelimit_client._connections import KEEPALIVE_TIME_MS, channel_options
 from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 
+from clients.cut_proxy import CutProxy
+from clients.late_proxy import LateProxy
 from clients.scripted_server import ScriptedServer
+from ratelimit_service.settings import Settings
+from ratelimit_service.transport.grpcio import server
 
 _ALLOWED: dict[str, Any] = {"response": {"allowed": True, "reason": "WITHIN_LIMIT"}}
 _DOWN: dict[str, Any] = {"status": "UNAVAILABLE"}
@@ -216,3 +221,88 @@ async def test_no_call_is_lost_in_asyncio_either(closing_server: str) -> None:
         await client.wait_until_connected()
         checked = await asyncio.gather(*(check(client) for _ in range(8)))
     assert {origin for origins in checked for origin in origins} == {Origin.SERVICE}
+
+
+async def test_a_service_that_vanishes_is_noticed_without_a_call(scripted: ScriptedServer) -> None:
+    """Connections over which nothing comes back are replaced, although nobody closes them, and calls work again."""
+    scripted.script([_ALLOWED] * 4)
+    proxy = CutProxy(scripted.port)
+    try:
+        with RateLimitClient(proxy.target, deadline=2, connections=1) as client:
+            async with AsyncRateLimitClient(proxy.target, deadline=2, connections=1) as async_client:
+                for _ in range(2):
+                    assert client.check("rlk_test_a").origin is Origin.SERVICE
+                    assert (await async_client.check("rlk_test_a")).origin is Origin.SERVICE
+                    if proxy.accepted == 2:
+                        proxy.cut()
+                        ends = time.monotonic() + KEEPALIVE_TIME_MS / 1000 + 10
+                        while proxy.accepted < 4:
+                            assert time.monotonic() < ends, "the connections are replaced"
+                            await asyncio.sleep(0.05)
+                        await async_client.wait_until_connected()
+                        client.wait_until_connected()
+                assert client.failures == async_client.failures == Failures()
+    finally:
+        proxy.close()
+
+
+def test_the_service_permits_the_pings() -> None:
+    """It takes pings over connections without calls, and those of a client never come too early for it."""
+    service = dict(server._options(Settings()))
+    assert service["grpc.keepalive_permit_without_calls"] == 1
+    assert service["grpc.http2.min_ping_interval_without_data_ms"] < KEEPALIVE_TIME_MS
+
+
+def test_no_connection_is_closed_for_want_of_calls() -> None:
+    """By default the library would close it after 30 minutes, which takes too long for a test."""
+    assert dict(channel_options(1))["grpc.client_idle_timeout_ms"] == 2**31 - 1
+
+
+def _assert_closed(error: RateLimitError) -> None:
+    assert (error.code, error.message) == (grpc.StatusCode.FAILED_PRECONDITION, "the client is closed")
+
+
+def test_a_call_in_flight_does_not_fail_open_when_the_client_is_closed(scripted: ScriptedServer) -> None:
+    """It raises that the client is closed, be it sent already or waiting for the first connection."""
+    scripted.script([{"hang": True}])
+    never = LateProxy(scripted.port, None)
+    try:
+        for target, attempts in ((scripted.target, 1), (never.target, 0)):
+            client = RateLimitClient(target, deadline=20, connect_timeout=2)
+            with ThreadPoolExecutor(1) as other_thread:
+                checking = other_thread.submit(client.check, "rlk_test_a")
+                scripted.wait_for_attempts(attempts)
+                time.sleep(0.2)
+                client.close()
+                error = checking.exception(10)
+            assert isinstance(error, RateLimitError)
+            _assert_closed(error)
+            assert client.failures == Failures()
+    finally:
+        never.close()
+
+
+async def test_a_call_in_flight_of_asyncio_does_not_fail_open_either(scripted: ScriptedServer) -> None:
+    """The task gets the error, and is not cancelled, unless it was itself."""
+    scripted.script([{"hang": True}, {"hang": True}])
+    never = LateProxy(scripted.port, None)
+    try:
+        for target, attempts in ((scripted.target, 1), (never.target, 0)):
+            client = AsyncRateLimitClient(target, deadline=20, connect_timeout=2)
+            checking = asyncio.create_task(client.check("rlk_test_a"))
+            await asyncio.to_thread(scripted.wait_for_attempts, attempts)
+            await asyncio.sleep(0.2)
+            await client.close()
+            with pytest.raises(RateLimitError) as caught:
+                await checking
+            _assert_closed(caught.value)
+            assert client.failures == Failures()
+    finally:
+        never.close()
+    client = AsyncRateLimitClient(scripted.target, deadline=20)
+    checking = asyncio.create_task(client.check("rlk_test_a"))
+    await asyncio.to_thread(scripted.wait_for_attempts, 2)
+    checking.cancel()
+    await client.close()
+    with pytest.raises(asyncio.CancelledError):
+        await checking

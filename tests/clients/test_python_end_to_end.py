@@ -20,6 +20,7 @@ from ratelimit_client import (
     Source,
 )
 
+from clients import test_python_wsgi as wsgi
 from clients.asgi_host import hello, request
 from clients.conftest import ROOT
 from fixtures.dev_server import DevServer
@@ -197,17 +198,20 @@ async def test_the_three_lines_of_the_readme(dev_server: DevServer) -> None:
 async def test_the_readme_of_the_package(dev_server: DevServer) -> None:
     """Every example of the package's README runs as written except for the address."""
     names: dict[str, Any] = {"api_key": (await asyncio.to_thread(_new_key, dev_server))[1], "app": hello}
-    names |= {"model": _Model, "prompt": "", "max_tokens": 5, "routes": []}
+    names |= {"model": _Model, "prompt": "", "max_tokens": 5, "routes": [], "application": wsgi.hello}
     blocks = _blocks("clients/python/README.md")
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     clients = []
     for block in blocks:
-        exec(compile(_at(dev_server, block), "README.md", "exec"), names)
+        own = dict(names)  # two have an `is_preflight`, each its own
+        exec(compile(_at(dev_server, block), "README.md", "exec"), own)
+        names |= own
         clients.append(names["client"])
     assert names["decision"].allowed
     assert names["reservation"].allowed
     assert names["answer"].tokens == 3
     assert (await request(names["app"], "GET", "/", {})).status == 401
+    assert (await asyncio.to_thread(wsgi.request, names["application"], "GET", "/", {})).status == 401
     assert names["failed"] == 0
     for client in clients:
         closing = client.close()

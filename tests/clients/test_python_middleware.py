@@ -33,7 +33,7 @@ _OVER: dict[str, Any] = {
         "limits": [{"name": "burst", "limit": "20", "retry_after": "0.5s", "would_deny": True, "window": "2s"}],
     }
 }
-_WITHIN: dict[str, Any] = {
+WITHIN: dict[str, Any] = {
     "response": {
         "allowed": True,
         "reason": "WITHIN_LIMIT",
@@ -65,10 +65,11 @@ async def test_the_middleware_keeps_the_contract(case: Case, scripted: ScriptedS
             runner.script(step)
             response = await request(app, **step["request"])
             await asyncio.to_thread(runner.verify, step, None, client.failures, 0)
-            _verify(step["expect"]["response"], response)
+            verify(step["expect"]["response"], response)
 
 
-def _verify(expected: dict[str, Any], response: Response) -> None:
+def verify(expected: dict[str, Any], response: Response) -> None:
+    """Assert that a response is the expected one."""
     assert response.status == expected["status"]
     for name, value in expected.get("headers", {}).items():
         assert response.headers.get(name) == value
@@ -89,7 +90,7 @@ async def test_the_options(client: AsyncRateLimitClient, scripted: ScriptedServe
         cost=lambda scope: len(scope["path"]),
         header_style=HeaderStyle.X_RATELIMIT,
     )
-    scripted.script([_WITHIN])
+    scripted.script([WITHIN])
     response = await request(app, "POST", "/1234", {"x-customer-key": "rlk_test_b"})
     (attempt,) = scripted.attempts
     assert (attempt.api_key, attempt.resource, attempt.cost) == ("rlk_test_b", "orders.post", 5)
@@ -161,8 +162,21 @@ async def test_the_route_in_place_of_the_path(
         ],
         middleware=[Middleware(RateLimitMiddleware, client=client, resource=method_and_route)],
     )
-    scripted.script([_WITHIN])
-    await request(app, "GET", path, _KEY)
+    for method in ("GET", "HEAD"):
+        scripted.script([WITHIN])
+        await request(app, method, path, _KEY)
+        assert [attempt.resource for attempt in scripted.attempts] == [resource]
+
+
+@pytest.mark.parametrize(
+    ("method", "resource"), [("get", "GET /orders"), ("Head", "GET /orders"), ("pUt", "PUT /orders")]
+)
+async def test_another_spelling_of_a_method(
+    method: str, resource: str, client: AsyncRateLimitClient, scripted: ScriptedServer
+) -> None:
+    """It has the limit of the method whose handler frameworks run for it."""
+    scripted.script([WITHIN])
+    await request(RateLimitMiddleware(hello, client), method, "/orders", _KEY)
     assert [attempt.resource for attempt in scripted.attempts] == [resource]
 
 
@@ -176,7 +190,7 @@ async def test_the_route_of_a_middleware_of_the_route(client: AsyncRateLimitClie
         guarded = RateLimitMiddleware(hello, client, resource=method_and_route)
         await guarded({**scope, "route": ApiRoute()}, receive, send)
 
-    scripted.script([_WITHIN])
+    scripted.script([WITHIN])
     await request(routed, "GET", "/v1/orders/7", _KEY)
     assert scripted.attempts[0].resource == "GET /v1/orders/{id}"
 
@@ -195,7 +209,7 @@ async def test_lifespan_is_passed_through(client: AsyncRateLimitClient, scripted
 
 async def test_an_allowed_websocket_gets_headers(client: AsyncRateLimitClient, scripted: ScriptedServer) -> None:
     """A websocket is checked as GET, and its acceptance has the headers."""
-    scripted.script([_WITHIN])
+    scripted.script([WITHIN])
     (accepted,) = await handshake(RateLimitMiddleware(hello, client), "/live", _KEY, {})
     assert scripted.attempts[0].resource == "GET /live"
     assert dict(accepted["headers"])[b"ratelimit"] == b'"burst";r=19;t=1'

@@ -4,6 +4,7 @@ import asyncio
 import math
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from ratelimit_client import AsyncRateLimitClient, OnError, RateLimitClient, RateLimitError
 from ratelimit_client._extender import Extender
 
+from clients.late_proxy import FirstProxy
 from clients.scripted_server import ScriptedServer
 
 _RESERVED: dict[str, Any] = {
@@ -47,6 +49,38 @@ async def test_a_hold_that_cannot_be_encoded_is_raised(hold: float) -> None:
     async with AsyncRateLimitClient("localhost:1") as client:
         with pytest.raises(RateLimitError, match="hold: is"):
             await client.reserve("rlk_test_a", "chat.create", estimate=1, hold=hold)
+
+
+@pytest.fixture
+def first_proxy(scripted: ScriptedServer) -> Iterator[FirstProxy]:
+    """A proxy that has a second connection wait for 0.8 s."""
+    proxy = FirstProxy(scripted.port, 0.8)
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_an_extension_waits_for_its_first_connection(
+    scripted: ScriptedServer, first_proxy: FirstProxy, number: int
+) -> None:
+    """It does not fail because its connection is not up yet: a deadline does not cover that.
+
+    The reservation may have to wait instead, since either connection may come first.
+    """
+    del number
+    scripted.script([_RESERVED, _EXTENDED])
+    with RateLimitClient(first_proxy.target, deadline=0.4, connections=2, connect_timeout=10) as client:
+        assert client.reserve(**_CALL).extend(60)
+    assert len(scripted.attempts) == 2
+
+
+async def test_an_extension_of_asyncio_waits_too(scripted: ScriptedServer, first_proxy: FirstProxy) -> None:
+    """As of threads."""
+    scripted.script([_RESERVED, _EXTENDED])
+    async with AsyncRateLimitClient(first_proxy.target, deadline=0.4, connections=2, connect_timeout=10) as client:
+        reservation = await client.reserve(**_CALL)
+        assert await reservation.extend(60)
+    assert len(scripted.attempts) == 2
 
 
 def test_threads_that_settle_at_once_get_one_settlement(scripted: ScriptedServer) -> None:

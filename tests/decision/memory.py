@@ -59,7 +59,7 @@ class MemorySource:
             raise StoreUnavailable("Postgres is down")
         return Fetched({k: r for k, r in snapshot.items() if k not in unreadable}, unreadable)
 
-    async def count_keys(self) -> int:
+    async def expected_keys(self) -> int:
         return len(self.records)
 
     async def key_ids(self, after: str, count: int) -> Sequence[str]:

@@ -1,6 +1,8 @@
 """Charges whose cost is known afterwards: debt, and what a limit with an overdraft does until it has recovered."""
 
+import asyncio
 from dataclasses import replace
+from time import monotonic
 
 import pytest
 
@@ -8,10 +10,10 @@ from decision.test_engine import World
 from ratelimit_service.decision.charge import LimitResult
 from ratelimit_service.decision.engine import Check
 from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Limit, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.outcome import Decision, wait_for
+from ratelimit_service.decision.outcome import UNDECIDED, Decision, wait_for
 from ratelimit_service.decision.reason import Reason
 from ratelimit_service.decision.record import OnStoreFailure
-from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.errors import InvalidArgument, Unavailable
 
 TOKENS = Limit("tokens", TokenBucket(100, 10, MICRO), overdraft=50)
 
@@ -46,6 +48,21 @@ async def test_a_debt_is_recorded_and_denies_until_it_has_refilled(world: World)
     assert (await world.check(key, cost=0)).allowed
     assert (await world.check(key)).allowed
     assert not (await world.check(key, cost=0)).allowed
+
+
+async def test_a_key_that_is_not_read_in_time(world: World) -> None:
+    """Is an error, so that the charge is repeated: nobody obeys the denial of a call that is over. A peek is denied."""
+    key, known = world.add(TOKENS), world.add(TOKENS)
+    await charge(world, known, 1)
+    world.source.before_answer = asyncio.Event()
+    soon = monotonic() + 0.02
+    over, peek = Check(key, cost=5, afterwards=True), Check(key, cost=0, afterwards=True)
+    with pytest.raises(Unavailable):
+        await world.engine.check(over, soon)
+    batch = await world.engine.decide_all(await world.engine.prepare_all([over, peek, Check(known)], soon))
+    assert isinstance(batch[0], Unavailable)
+    assert (batch[1], isinstance(batch[2], Decision)) == (UNDECIDED, True)
+    world.source.before_answer.set()
 
 
 async def test_an_overdraft_of_none_ends_at_zero(world: World) -> None:

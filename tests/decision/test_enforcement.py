@@ -1,5 +1,6 @@
 """The switch of all limits, as policies, rules and processes follow it."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -116,6 +117,38 @@ async def test_what_was_turned_last_counts(world: World) -> None:
 def test_a_day_at_most() -> None:
     """A stored switch ends a day after it was set, whatever was written."""
     assert Switch.of(2**60, START_US, "ada", "").off_until_us == START_US + MAX_OFF_US
+
+
+async def test_a_clock_that_was_ahead(world: World) -> None:
+    """A switch set by a clock a year ahead ends within a day, read again too, and one that is set later counts."""
+    ahead = START_US + 365 * MAX_OFF_US
+    stored = Switch.of(ahead + MAX_OFF_US, ahead, "ada", "")
+    await world.enforcement.set_shared(stored)
+    assert world.enforcement.off_until_us() == START_US + MAX_OFF_US
+    world.clock.time_us += MAX_OFF_US - 1
+    await world.enforcement.set_shared(stored)
+    assert world.enforcement.off is not None
+    world.clock.time_us += 1
+    await world.enforcement.set_shared(stored)
+    assert world.enforcement.off is None
+    await world.enforcement.set_local(stored._replace(actor="local"))
+    assert world.enforcement.off is not None
+    world.clock.time_us += 1
+    await world.enforcement.set_shared(Switch(0, world.clock.time_us, "ada"))
+    assert world.enforcement.off is None
+
+
+async def test_a_clock_that_is_set_back(world: World) -> None:
+    """A switch that was read while this server's clock was ahead, too, ends within a day of its being right."""
+    world.clock.time_us = START_US + 365 * MAX_OFF_US
+    await world.enforcement.set_local(Switch(world.clock.time_us + MAX_OFF_US, world.clock.time_us, "local"))
+    world.clock.time_us = START_US
+    watching = asyncio.create_task(world.enforcement.watch())
+    await asyncio.sleep(0.01)
+    watching.cancel()
+    assert world.enforcement.off_until_us() == START_US + MAX_OFF_US
+    await world.enforcement.set_shared(Switch(0, START_US + 1, "ada"))
+    assert world.enforcement.off is None
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[1,2]", '["a", 1, "", ""]', "[null, 1, 2, 3]", "\x00"])

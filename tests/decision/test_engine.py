@@ -85,6 +85,25 @@ async def test_burst_then_denied_with_an_exact_wait(world: World) -> None:
     assert (await world.check(key)).allowed
 
 
+async def test_the_id_of_a_key_is_no_secret(world: World) -> None:
+    """In one batch, what is named by its id says nothing of calls that name it by a secret, whatever they send."""
+    secret = world.add()
+    environment, key_id = secret.split("_")[1:3]
+    other = str(ApiKey.generate(environment, key_id))
+    decisions = await world.check_all(
+        [Check(key_id=key_id), Check(key_id), Check(other), Check(secret), Check(key_id="no id"), Check()]
+    )
+    assert [d.reason if isinstance(d, Decision) else str(d).partition(":")[0] for d in decisions] == [
+        Reason.WITHIN_LIMIT,
+        Reason.KEY_UNKNOWN,
+        Reason.KEY_UNKNOWN,
+        Reason.WITHIN_LIMIT,
+        "key_id",
+        "api_key",
+    ]
+    assert world.source.fetches == [[key_id]]
+
+
 async def test_all_or_nothing(world: World) -> None:
     """A call that one limit denies takes nothing from the others, and names the limit with the longest wait."""
     key = world.add(burst(10), Limit("daily", Quota(3, Window.DAY)))

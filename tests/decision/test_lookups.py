@@ -1,20 +1,22 @@
 """Lookups of ids that no key has: within a budget, bounded, and never in the way of the keys that exist."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Sequence
 from time import monotonic
 
 import pytest
 import pytest_asyncio
 
 from decision.memory import ManualClock, MemorySource, record
+from ratelimit_service.decision import known_ids, known_keys
 from ratelimit_service.decision.api_key import ApiKey, new_key_id
 from ratelimit_service.decision.known_ids import KnownIds
 from ratelimit_service.decision.known_keys import KnownKeys
 from ratelimit_service.decision.lookup_budget import LookupBudget
 from ratelimit_service.decision.lookup_queue import MAX_DOUBTFUL, MAX_PER_READ
 from ratelimit_service.decision.policy_cache import MAX_UNKNOWN, PolicyCache
-from ratelimit_service.decision.ports import Change, ChangeKind
+from ratelimit_service.decision.ports import Change, ChangeKind, StoreUnavailable
 from ratelimit_service.errors import LookupDeferred
 
 
@@ -95,6 +97,91 @@ async def test_keys_are_listed_page_by_page() -> None:
     await keys._loading
     assert all(key_id in keys for key_id in [*source.records, "added"])
     await keys.close()
+
+
+class ManyIds:
+    """A source of ids that expects few, and whose second page cannot be read at first."""
+
+    def __init__(self, count: int) -> None:
+        self.ids = [f"{number:016}" for number in range(count)]
+        self.counted = 0
+        self.pages: list[str] = []
+        self.failures = 1
+        self.error: Exception = StoreUnavailable("it did not answer in time")
+
+    async def expected_keys(self) -> int:
+        self.counted += 1
+        await asyncio.sleep(0)
+        return 0
+
+    async def key_ids(self, after: str, count: int) -> Sequence[str]:
+        self.pages.append(after)
+        await asyncio.sleep(0)
+        if after and self.failures:
+            self.failures -= 1
+            raise self.error
+        start = bisect_right(self.ids, after)
+        return self.ids[start : start + count]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("it did not answer in time"), ValueError("of no use")])
+async def test_a_list_that_is_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A page that cannot be read, for whatever reason, is read again, and not all before it."""
+    monkeypatch.setattr(known_keys, "_RETRY_SECONDS", 0.01)
+    source = ManyIds(12_000)
+    source.error = error
+    keys = KnownKeys(source)
+    keys.load()
+    assert keys._loading is not None
+    await keys._loading
+    assert source.pages == ["", source.ids[4_999], source.ids[4_999], source.ids[9_999], source.ids[11_999]]
+    assert all(key_id in keys for key_id in source.ids)
+
+
+async def test_there_is_room_for_more_keys_than_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Postgres' estimate is far too low, keys are listed once more, so that made-up ids are not taken for one."""
+    monkeypatch.setattr(known_ids, "_MIN_IDS", 100)
+    keys = KnownKeys(ManyIds(12_000))
+    keys.load()
+    assert keys._loading is not None
+    await keys._loading
+    assert not keys._ids.is_full
+    assert sum(f"other {number}" in keys for number in range(10_000)) <= 10
+
+
+async def test_new_keys_do_not_begin_the_list_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While keys are being counted, each of many new ones leaves that alone."""
+    monkeypatch.setattr(known_ids, "_MIN_IDS", 10)
+    source = ManyIds(5)
+    keys = KnownKeys(source)
+    keys.add([f"new {number}" for number in range(20)])
+    for number in range(20):
+        keys.add([f"newer {number}"])
+        await asyncio.sleep(0)
+    assert keys._loading is not None
+    await keys._loading
+    assert source.counted <= 2
+    await keys.close()
+
+
+async def test_keys_that_are_not_listed_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While keys cannot be listed, from half a minute on a server is degraded, until they are."""
+    monkeypatch.setattr(known_keys, "_RETRY_SECONDS", 0.01)
+    now = [100.0]
+    source = ManyIds(6_000)
+    source.failures = 1_000_000
+    keys = KnownKeys(source, lambda: now[0])
+    assert keys.reason == ""
+    keys.load()
+    await asyncio.sleep(0.05)
+    assert keys.reason == ""
+    now[0] += 40
+    assert "could not be listed for 40 s" in keys.reason
+    keys.load()
+    assert "could not be listed for 40 s" in keys.reason
+    source.failures = 0
+    await keys._loading  # type: ignore[misc]
+    assert keys.reason == ""
 
 
 async def test_known_keys_need_no_budget(world: World) -> None:

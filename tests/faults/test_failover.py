@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -13,10 +13,15 @@ import pytest
 import redis
 from redis.crc import key_slot
 
+from faults.lost_host import lost_host
 from faults.sizes import FACTOR, FULL, REPORT
 from fixtures.redis_cluster import LoopbackCluster, LoopbackSentinel, until
+from fixtures.served import Server, free_address
 from fixtures.valkey import StartValkey
-from ratelimit_service.buckets.breaker import GuardedStore
+from operations.probe import ask
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+from ratelimit_service.buckets.breaker import SLOW, GuardedStore
 from ratelimit_service.buckets.redis.connect import open_bucket_store
 from ratelimit_service.buckets.redis.observers import UNOBSERVED
 from ratelimit_service.buckets.redis.script import bucket_key
@@ -31,10 +36,13 @@ SLOT = int(key_slot(b"{p5}"))
 
 
 @asynccontextmanager
-async def opened(url: str, seconds: float = 0.1) -> AsyncIterator[GuardedStore[None] | SpanningStore]:
-    """The store at URL, with this timeout. Replies may be slow: others use the cores."""
+async def opened(
+    url: str, seconds: float = 0.1, slow: float | None = None
+) -> AsyncIterator[GuardedStore[None] | SpanningStore]:
+    """The store at URL, with this timeout. By default replies may be slow: others use the cores."""
+    slow = seconds if slow is None else slow
     store = open_bucket_store(
-        url, timeout=seconds, request_window=60, usage_bytes=2**28, observers=UNOBSERVED, slow=seconds
+        url, timeout=seconds, request_window=60, usage_bytes=2**28, observers=UNOBSERVED, slow=slow
     )
     async with store:
         yield store
@@ -264,3 +272,55 @@ async def test_a_master_of_a_cluster_is_killed(tmp_path: Path) -> None:
             assert [str(error) for error in others.errors] == []
             # What the old master had not replicated is lost; what failed may have been charged.
             assert 1_000 < await take(store, buckets[0], cost=0) <= 1_000 + sum(load.taken) + len(load.errors)
+
+
+LOST_SECONDS = 5.0
+"""After which the slots of a host that is lost are decided again, once a replica has taken them over."""
+
+
+async def test_the_host_of_a_master_is_lost(tmp_path: Path) -> None:
+    """Nothing says that its port is closed, and calls give up first: its slots are decided soon after the failover.
+
+    No breaker stays open: neither its own, though it never replies again, nor another one.
+    """
+    partition = next(number for number in range(256) if int(key_slot(b"{p%d}" % number)) < 16_384 // 3)
+    bucket = Bucket("calls", partition, LARGE)
+    with LoopbackCluster(tmp_path, replicas=1) as cluster:
+        async with opened(cluster.url, slow=SLOW) as store:
+            await first(store, bucket, decided=True)
+            async with Load(store, [bucket] * 4) as load:
+                await asyncio.sleep(0.2)
+                os.kill(cluster.nodes[0].pid, signal.SIGKILL)
+                with lost_host(cluster.nodes[0].port):
+                    replica = cluster.clients[-1]
+                    await asyncio.to_thread(until, lambda: replica.role()[0] == b"master", "the replica to take over")
+                    before, began = sum(load.taken), time.monotonic()
+                    while sum(load.taken) < before + 10 or store.breaker_open:
+                        assert time.monotonic() < began + LOST_SECONDS * FACTOR
+                        await asyncio.sleep(0.01)
+                    took = time.monotonic() - began
+            REPORT.append(f"the host of a master was lost: {took:.1f} s after the failover its slots were decided")
+            assert [str(error) for error in load.errors if any(word in str(error) for word in FORBIDDEN)] == []
+
+
+def test_a_server_is_ready_again_after_a_failover(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    """/readyz says that a breaker is open while the slots of a lost host are nobody's, and nothing of it afterwards."""
+    with LoopbackCluster(tmp_path, replicas=1) as cluster:
+        address = free_address()
+        server = own_server(
+            "grpcio", redis_url=cluster.url, operations_listen=address, store_timeout=0.1, store_slow=SLOW
+        )
+        keys = [server.key("wide")[1] for _ in range(12)]
+        stub = RateLimitServiceStub(server.channel)
+
+        def sources() -> set["CheckLimitResponse.Source"]:
+            requests = [CheckLimitRequest(api_key=key, resource="r") for key in keys]
+            return {stub.CheckLimit(request, timeout=5).source for request in requests}
+
+        until(lambda: sources() == {CheckLimitResponse.STORE}, "all nodes to decide")
+        os.kill(cluster.nodes[0].pid, signal.SIGKILL)
+        with lost_host(cluster.nodes[0].port):
+            until(lambda: bool(sources()) and "circuit breaker" in ask(address, "/readyz").text, "the breaker to open")
+            until(lambda: sources() == {CheckLimitResponse.STORE}, "the replica to decide")
+            until(lambda: ask(address, "/readyz").text == "ready\n", "the server to be ready")
+        server.close()

@@ -48,7 +48,7 @@ def target(
 ) -> Iterator[Target]:
     """A server on each transport with default settings."""
     with broken_store(tmp_path_factory.mktemp("store")) as store:
-        server = serve(request.param, redis_url=store.proxy.url, store_slow=SLOW)
+        server = serve(request.param, redis_url=store.proxy.url, store_timeout=0.1, store_slow=SLOW)
         _, api_key = server.key("wide")
         yield Target(server, store, api_key, generator.peak(server, api_key))
         server.close()

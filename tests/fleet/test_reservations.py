@@ -60,7 +60,9 @@ class Lossy:
         """The secret of a key whose plan has this limit alone, and denies while the store is away."""
         server = self.servers[0]
         plan = {"name": name, "limits": [limit], "on_store_failure": "DENY"}
-        server.manage().ManagePlan(ManagePlanRequest(create={"plan": plan}), metadata=server.as_admin)
+        request = ManagePlanRequest(create={"plan": plan})
+        # A test before may just have killed its workers.
+        server.manage().ManagePlan(request, metadata=server.as_admin, wait_for_ready=True, timeout=30)
         return server.key(name)[1]
 
 

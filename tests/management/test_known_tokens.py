@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import suppress
 
+import psycopg
 import pytest
 
 from api.tokens import Source, Time
@@ -125,3 +126,20 @@ async def test_an_outage_delays_known_tokens_once() -> None:
     await tokens.find(token.token_id)
     await asyncio.sleep(0.1)
     assert tokens.fresh
+
+
+async def test_known_tokens_stay_valid_whatever_fails() -> None:
+    """An unexpected error, such as a damaged index, is for known tokens as if Postgres were away."""
+    source, now = Source(), Time()
+    token = source.make()
+    tokens = KnownTokens(source, now)
+    await tokens.find(token.token_id)
+    source.error = psycopg.errors.IndexCorrupted("index is damaged")
+    now.now += 10
+    assert await tokens.find(token.token_id) is not None
+    with pytest.raises(Unavailable):
+        await tokens.find(Token.generate().token_id)
+    source.error = None
+    now.now += 10
+    assert await tokens.find(source.make().token_id) is not None
+    await tokens.close()

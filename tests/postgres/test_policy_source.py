@@ -1,12 +1,15 @@
 """The policy source reads what the services have written, and a bad row affects its own key only."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import psycopg
 import pytest
 
 from fixtures.control_plane import BURST, DAILY, DAY, SECOND, START, ControlPlane, key_draft, plan_draft
+from ratelimit_service.decision.known_keys import KnownKeys
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord
@@ -14,6 +17,7 @@ from ratelimit_service.management.keys import KeyChanges
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.plans import PlanChanges
 from ratelimit_service.postgres.database import Database
+from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
 
 
@@ -196,15 +200,53 @@ async def test_a_time_that_cannot_be_read_makes_its_own_key_unreadable(
     assert set(fetched.records) == {made[1]}
 
 
-async def test_ids_are_listed_in_pages(control_plane: ControlPlane, source: PostgresPolicySource) -> None:
-    """All ids come once, page by page, in their order."""
+async def test_ids_are_listed_in_pages(
+    control_plane: ControlPlane, source: PostgresPolicySource, database_url: str
+) -> None:
+    """All ids come once, page by page, in their order; how many are expected is what Postgres estimated last."""
     await control_plane.plans.create("ada", plan_draft("free"))
     made = sorted([(await control_plane.keys.create("ada", key_draft()))[0].key_id for _ in range(5)])
 
-    assert await source.count_keys() == 5
+    with psycopg.connect(database_url) as connection:
+        connection.execute("ANALYZE keys")
+    assert await source.expected_keys() == 5
     pages = [await source.key_ids(after, 2) for after in ("", made[1], made[3], made[4])]
 
     assert pages == [made[:2], made[2:4], made[4:], []]
+
+
+async def test_a_list_that_takes_long_delays_no_lookup(empty_database_url: Callable[[], str]) -> None:
+    """While Postgres takes seconds for all ids, a key is looked up as fast as ever, and the list is completed."""
+    url = empty_database_url()
+    upgrade(url)
+    database = Database(url)
+    plane = ControlPlane(database)
+    await plane.plans.create("ada", plan_draft("free"))
+    key, _ = await plane.keys.create("ada", key_draft())
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO keys (key_id, subject, plan_id, state, description, revision, create_time, update_time)"
+            " SELECT lpad(n::text, 16, '0'), 'acme', plan_id, state, '', 1, create_time, update_time"
+            " FROM keys, generate_series(1, 1500) AS n"
+        )
+        connection.execute("ALTER TABLE keys RENAME TO stored_keys")
+        connection.execute("CREATE VIEW keys AS SELECT *, pg_sleep(0.0005)::text AS slow FROM stored_keys")
+    source = PostgresPolicySource(database)
+    await source.fetch([key.key_id])
+    keys = KnownKeys(source)
+    keys.load()
+    await asyncio.sleep(0.1)
+    for _ in range(20):
+        began = time.monotonic()
+        assert key.key_id in (await source.fetch([key.key_id])).records
+        assert time.monotonic() - began < 0.5
+    assert keys._loading is not None
+    async with asyncio.timeout(20):
+        await keys._loading
+    assert key.key_id in keys
+    assert f"{1500:016}" in keys
+    await keys.close()
+    await database.close()
 
 
 async def test_secrets_of_the_previous_version_have_no_environment(

@@ -118,7 +118,7 @@ def place(
     address, _, port = head.rpartition(":")
     with broken_store(tmp_path_factory.mktemp("store")) as store, FaultProxy(int(port)) as postgres:
         url = f"{address}:{postgres.port}/{name}"
-        server = serve(request.param, workers=2, redis_url=store.proxy.url, database_url=url)
+        server = serve(request.param, workers=2, redis_url=store.proxy.url, database_url=url, store_timeout=0.1)
         yield Place(server, store, postgres, int(port))
         server.close()
 

@@ -53,16 +53,19 @@ async def test_counts_are_moved(world: UsageWorld) -> None:
     assert (world.tally.rows, world.tally.segments, world.tally.flushes) == (4, 2, 1)
 
 
-async def test_what_limits_did_not_take_is_moved(world: UsageWorld) -> None:
-    """Every level has the tokens of charges made afterwards that a limit did not take, which follow its pairs."""
-    write_segment(world.client, {of_key("k1", "a", "b"): [2, 90, 0, 0, 0, 0, 0, 0, 0, 40], of_key("k2", "a"): [1, 1]})
+async def test_counts_behind_those_of_limits_are_moved(world: UsageWorld) -> None:
+    """Every level has what follows the pairs of limits: what they did not take, and what became of reservations."""
+    write_segment(
+        world.client, {of_key("k1", "a", "b"): [2, 90, 0, 0, 0, 0, 0, 0, 0, 40, 7, 3], of_key("k2", "a"): [1, 1]}
+    )
     write_segment(world.client, {of_key("k1", "a", "b"): [1, 5, 0, 0, 0, 0, 0, 0, 0, 2]}, number=2, minute=MINUTE + 1)
 
     await world.flush_all()
 
     for level in LEVELS:
         for family in ("", "plan_"):
-            assert query(world.database_url, f"SELECT sum(clamped)::bigint FROM usage_{family}{level}") == [(42,)]
+            sums = "sum(clamped)::bigint, sum(reserved)::bigint, sum(settled)::bigint"
+            assert query(world.database_url, f"SELECT {sums} FROM usage_{family}{level}") == [(42, 7, 3)]
     assert losses(world.database_url) == []
 
 

@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from fixtures.control_plane import DAY
+from ratelimit_service.postgres import usage_retention
 from ratelimit_service.postgres.usage_partitions import Partition
 from ratelimit_service.usage.ports import LeaseLost
 from usage.world import MINUTE, NOW_US, UsageWorld, of_key, query, totals, write_segment
@@ -57,6 +58,27 @@ async def test_what_is_too_old_is_dropped(world: UsageWorld) -> None:
     assert kept[120] == {"minute": [], "hour": [], "day": ["new", "old"]}
     assert kept[1_200] == {"minute": [], "hour": [], "day": []}
     assert query(world.database_url, "SELECT count(*) FROM usage_series") == [(0,)]
+
+
+async def test_series_are_deleted_in_every_round(world: UsageWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those without counts go, some in each round, also if no partition was dropped; those with counts stay."""
+    monkeypatch.setattr(usage_retention, "SERIES_AT_ONCE", 2)
+    monkeypatch.setattr(usage_retention, "SERIES_PER_ROUND", 6)
+    write_segment(world.client, {of_key("new"): [1]})
+    await world.flush_all()
+    with psycopg.connect(world.database_url) as connection:
+        connection.execute(
+            "INSERT INTO usage_series (digest, kind, key_id, resource, subject, plan, domain, rule)"
+            " SELECT decode(md5(number::text), 'hex'), 'key', number::text, '', '', '', '', ''"
+            " FROM generate_series(1, 9) AS number"
+        )
+    term = await world.lead()
+    left = []
+    for _ in range(3):
+        await world.archive.tidy(term)
+        left.append(query(world.database_url, "SELECT count(*) FROM usage_series")[0][0])
+    assert left == [5, 1, 1]
+    assert totals(world.database_url, "day") == {"new": (1, 0, 0, 0, 0)}
 
 
 async def test_the_first_counts_after_series_were_deleted(world: UsageWorld) -> None:

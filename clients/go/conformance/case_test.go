@@ -39,8 +39,16 @@ type targetCase struct {
 	Problem *string `json:"problem"`
 }
 
+// tokenCase is one of tokens.json.
+type tokenCase struct {
+	Name    string  `json:"name"`
+	Token   string  `json:"token"`
+	Problem *string `json:"problem"`
+}
+
 type step struct {
 	AdvanceMS *int64         `json:"advance_ms"`
+	Close     bool           `json:"close"`
 	Call      *call          `json:"call"`
 	Settle    *settle        `json:"settle"`
 	Extend    *extend        `json:"extend"`
@@ -125,23 +133,27 @@ func readCases(t *testing.T) map[string][]contractCase {
 	files := map[string][]contractCase{}
 	for _, path := range paths {
 		name := filepath.Base(path)
-		if name == "service_config.json" || name == "targets.json" {
+		if name == "service_config.json" || name == "targets.json" || name == "tokens.json" {
 			continue
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var cases []contractCase
-		if err := json.Unmarshal(text, &cases); err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
-		files[name] = cases
+		files[name] = readFile[contractCase](t, name)
 	}
 	if len(files) < 10 {
 		t.Fatalf("found %d files of cases in ../../conformance; there are at least 10", len(files))
 	}
 	return files
+}
+
+func readFile[Case any](t *testing.T, name string) (cases []Case) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("../../conformance", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &cases); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return cases
 }
 
 // request is the argument of Check, Peek or Charge.

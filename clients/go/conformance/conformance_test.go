@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -60,15 +59,7 @@ func TestContract(t *testing.T) {
 
 // A target that no service can be called at is an error of NewClient, with what is wrong with it.
 func TestTargets(t *testing.T) {
-	text, err := os.ReadFile("../../conformance/targets.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var cases []targetCase
-	if err := json.Unmarshal(text, &cases); err != nil {
-		t.Fatal(err)
-	}
-	for _, one := range cases {
+	for _, one := range readFile[targetCase](t, "targets.json") {
 		client, err := ratelimit.NewClient(one.Target)
 		if one.Problem == nil {
 			if err != nil {
@@ -82,6 +73,25 @@ func TestTargets(t *testing.T) {
 		want := fmt.Sprintf(
 			`ratelimit: target is %s: %s; it must be host:port, such as "localhost:50051", dns:///host:port or unix:path`,
 			target, *one.Problem)
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, not %s", one.Name, err, want)
+		}
+	}
+}
+
+// A token that no call can be sent with is an error of NewClient, with what is wrong with it and without its value.
+func TestTokens(t *testing.T) {
+	for _, one := range readFile[tokenCase](t, "tokens.json") {
+		client, err := ratelimit.NewClient("localhost:50051", ratelimit.WithToken(one.Token))
+		if one.Problem == nil {
+			if err != nil {
+				t.Errorf("%s: %v", one.Name, err)
+			} else {
+				_ = client.Close()
+			}
+			continue
+		}
+		want := fmt.Sprintf("ratelimit: token has %s in it; it must be printable ASCII without blanks", *one.Problem)
 		if err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, not %s", one.Name, err, want)
 		}
@@ -167,6 +177,10 @@ func (r *runner) step(t *testing.T, number int, step step) {
 	t.Helper()
 	if step.AdvanceMS != nil {
 		r.clock.now = r.clock.now.Add(time.Duration(*step.AdvanceMS) * time.Millisecond)
+		return
+	}
+	if step.Close {
+		_ = r.client.Close()
 		return
 	}
 	responses := make([]scripted.Response, len(step.Server))

@@ -103,7 +103,8 @@ func (c *Client) Connection() grpc.ClientConnInterface {
 	return c.connections
 }
 
-// Close closes the connections. Calls in flight fail, and the holds of open reservations run out.
+// Close closes the connections. Calls in flight and later ones return an *Error with FailedPrecondition: they never fail open.
+// The holds of open reservations run out.
 func (c *Client) Close() error {
 	c.closed.Store(true)
 	return c.connections.close()
@@ -121,6 +122,9 @@ func (c *Client) decide(ctx context.Context, request *CheckRequest) (Decision, e
 func (c *Client) decided(ctx context.Context, request *CheckRequest) (Decision, error) {
 	if invalid := request.validate(); invalid != nil {
 		return Decision{}, invalid
+	}
+	if c.closed.Load() {
+		return Decision{}, clientIsClosed()
 	}
 	// Only the service knows its first decision on a request id of the caller's own. A charge and a reservation have to get
 	// there.
@@ -199,12 +203,14 @@ func (c *Client) outgoing(parent context.Context) (context.Context, context.Canc
 	return context.WithTimeout(c.authorized(parent), c.options.deadline)
 }
 
-// authorized is the context with the client's token.
+// authorized is the context with the client's token, and without the metadata of the caller's own calls: its credentials are not
+// for this service, and some values have gRPC fail the call with INTERNAL, by which a caller could have it fail open.
 func (c *Client) authorized(ctx context.Context) context.Context {
-	if c.options.token == "" {
-		return ctx
+	own := metadata.MD{}
+	if c.options.token != "" {
+		own.Set("authorization", "Bearer "+c.options.token)
 	}
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.options.token)
+	return metadata.NewOutgoingContext(ctx, own)
 }
 
 // endedBy is the error of the caller's context if that has ended the call. A caller must not bypass the limit by a deadline too
@@ -246,6 +252,9 @@ func (c *Client) report(failure *Error, outcome string) {
 func (c *Client) failed(ctx context.Context, err error) (Decision, error) {
 	if ended := ctx.Err(); ended != nil {
 		return Decision{}, ended
+	}
+	if c.closed.Load() {
+		return Decision{}, clientIsClosed() // what Close has ended is no failure of the service
 	}
 	failure, isError := err.(*Error)
 	if !isError || !failure.isFailure() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -96,6 +98,81 @@ func TestTheTokenIsSent(t *testing.T) {
 	}
 	if got := server.Attempts()[0].Metadata.Get("authorization"); len(got) != 0 {
 		t.Errorf("authorization is %q", got)
+	}
+}
+
+// What the context has for the caller's own outgoing calls is not sent, and cannot fail a call before it is.
+func TestTheMetadataOfTheCallerIsNotSent(t *testing.T) {
+	server, client := start(t, ratelimit.WithToken("secret"), ratelimit.WithConnections(1))
+	extended := scripted.Respond(&ratelimitv1.ExtendHoldResponse{}).To("ExtendHold")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer the caller's", "cookie", "session=1", "x-note", "\xff")
+	server.Script(allow, allow, reserved, extended, settled)
+	if err := client.Ready(ctx); err != nil {
+		t.Error(err)
+	}
+	if decision, err := client.Check(ctx, order); err != nil || decision.Origin != ratelimit.OriginService {
+		t.Errorf("got %+v, %v", decision, err)
+	}
+	reservation, err := client.Reserve(ctx, answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if isExtended, err := reservation.Extend(ctx, time.Minute); !isExtended || err != nil {
+		t.Errorf("got %v, %v", isExtended, err)
+	}
+	if err := reservation.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := client.Failures(); got != (ratelimit.Failures{}) {
+		t.Errorf("counted %+v", got)
+	}
+	attempts := server.Attempts()
+	if len(attempts) != 5 {
+		t.Errorf("the server received %d attempts, not 5", len(attempts))
+	}
+	for i, attempt := range attempts {
+		got := attempt.Metadata
+		if len(got.Get("cookie")) != 0 || len(got.Get("x-note")) != 0 || !slices.Equal(got.Get("authorization"), []string{"Bearer secret"}) {
+			t.Errorf("attempt %d has the metadata %v", i, got)
+		}
+	}
+	server, client = start(t)
+	server.Script(allow)
+	if _, err := client.Check(ctx, order); err != nil {
+		t.Error(err)
+	}
+	if got := server.Attempts()[0].Metadata.Get("authorization"); len(got) != 0 {
+		t.Errorf("without a token, authorization is %q", got)
+	}
+}
+
+// A call in flight that Close ends does not fail open, and neither does one that waits for the first connection.
+func TestClosingTheClientEndsCallsInFlight(t *testing.T) {
+	server, client := start(t)
+	never, err := ratelimit.NewClient(listening(t).Addr().String(), ratelimit.WithConnectTimeout(30*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Script(scripted.Hang())
+	ended := make(chan error)
+	for _, one := range []*ratelimit.Client{client, never} {
+		go func() {
+			_, err := one.Check(t.Context(), order)
+			ended <- err
+		}()
+	}
+	server.WaitForAttempts(1)
+	for _, one := range []*ratelimit.Client{client, never} {
+		_ = one.Close()
+		var closed *ratelimit.Error
+		if err := <-ended; !errors.As(err, &closed) || closed.Code != codes.FailedPrecondition || closed.Message != "the client is closed" {
+			t.Errorf("got %v", err)
+		}
+		if got := one.Failures(); got != (ratelimit.Failures{}) {
+			t.Errorf("counted %+v", got)
+		}
 	}
 }
 

@@ -49,7 +49,9 @@ func connect(target string, o *options) (*connections, error) {
 		conn, err := grpc.NewClient(target,
 			grpc.WithTransportCredentials(transport),
 			grpc.WithDefaultServiceConfig(roundRobin),
-			grpc.WithKeepaliveParams(keepaliveParams))
+			grpc.WithKeepaliveParams(keepaliveParams),
+			// Never: after a quiet night, too, the deadline of a call may be shorter than a handshake.
+			grpc.WithIdleTimeout(0))
 		if err != nil {
 			return nil, errors.Join(err, pool.close())
 		}

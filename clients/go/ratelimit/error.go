@@ -58,6 +58,11 @@ func errorOf(err error) *Error {
 	return result
 }
 
+// clientIsClosed is the error of a call after Close. It never fails open: to close the client is a decision of its owner.
+func clientIsClosed() *Error {
+	return &Error{Code: codes.FailedPrecondition, Message: "the client is closed"}
+}
+
 // invalidField is the error for a field with a problem, in the form of the service's own.
 func invalidField(field, problem string) *Error {
 	return &Error{Code: codes.InvalidArgument, Message: field + ": " + problem, Reason: "INVALID_FIELD", Field: field}

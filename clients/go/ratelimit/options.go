@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
+	"unicode"
 )
 
 type options struct {
@@ -89,7 +91,7 @@ func WithDenialCacheMaxAge(maxAge time.Duration) ClientOption {
 	return func(o *options) { o.denialCacheMaxAge = maxAge }
 }
 
-// WithToken sends `authorization: Bearer <token>` with every call. The default sends no token.
+// WithToken sends `authorization: Bearer <token>` with every call. Printable ASCII without blanks; empty, the default, sends none.
 func WithToken(token string) ClientOption {
 	return func(o *options) { o.token = token }
 }
@@ -123,5 +125,24 @@ func (o *options) validate() error {
 	case o.denialCacheMaxAge <= 0:
 		return fmt.Errorf("ratelimit: denialCacheMaxAge is %v; it must be more than 0", o.denialCacheMaxAge)
 	}
+	if i := strings.IndexFunc(o.token, isForeignToTokens); i >= 0 {
+		// Without its value, which is a secret.
+		return fmt.Errorf("ratelimit: token has %s in it; it must be printable ASCII without blanks", named(o.token[i]))
+	}
 	return nil
+}
+
+func isForeignToTokens(r rune) bool { return r < '!' || r > '~' }
+
+// named is what the first byte of a character is called that a token must not have.
+func named(first byte) string {
+	switch {
+	case first == '\r' || first == '\n':
+		return "a line break"
+	case first == ' ' || first == '\t':
+		return "a blank"
+	case first > unicode.MaxASCII:
+		return "a character beyond ASCII"
+	}
+	return "a control character"
 }

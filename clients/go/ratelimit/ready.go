@@ -35,6 +35,9 @@ func (c *Client) Ready(ctx context.Context) error {
 func (c *Client) awaitAnswer(ctx context.Context, connection *connection, request *ratelimitv1.CheckLimitRequest) error {
 	var last *Error
 	for {
+		if c.closed.Load() {
+			return clientIsClosed()
+		}
 		_, err := connection.stub.CheckLimit(c.authorized(ctx), request)
 		if err == nil {
 			return nil

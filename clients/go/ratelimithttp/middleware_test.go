@@ -53,7 +53,12 @@ func serve(t *testing.T, handler http.Handler) *httptest.Server {
 
 func get(t *testing.T, url string, headers map[string]string) (*http.Response, string) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	return send(t, http.MethodGet, url, headers)
+}
+
+func send(t *testing.T, method, url string, headers map[string]string) (*http.Response, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,10 +208,12 @@ func TestTheRouteInPlaceOfThePath(t *testing.T) {
 	} {
 		behind := serve(t, one.handler)
 		for path, resource := range one.resources {
-			server.Script(allow)
-			get(t, behind.URL+path, map[string]string{"x-api-key": "k1"})
-			if got := server.Attempts()[0].Request.Resource; got != resource {
-				t.Errorf("%s: the resource of %s is %q, not %q", name, path, got, resource)
+			for _, method := range []string{http.MethodGet, http.MethodHead} {
+				server.Script(allow)
+				send(t, method, behind.URL+path, map[string]string{"x-api-key": "k1"})
+				if got := server.Attempts()[0].Request.Resource; got != resource {
+					t.Errorf("%s: the resource of %s %s is %q, not %q", name, method, path, got, resource)
+				}
 			}
 		}
 	}

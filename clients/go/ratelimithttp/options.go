@@ -3,6 +3,7 @@ package ratelimithttp
 import (
 	"log/slog"
 	"net/http"
+	"strings"
 
 	"github.com/ratelimit-service/clients/go/ratelimit"
 )
@@ -36,7 +37,8 @@ func WithKey(key func(*http.Request) string) Option {
 	return func(o *options) { o.key = key }
 }
 
-// WithResource sets the function for what a request calls. The default is the method and the decoded path: `GET /v1/orders`.
+// WithResource sets the function for what a request calls. The default is the method, GET for HEAD, and the decoded path:
+// `GET /v1/orders`.
 // MethodAndRoute and MethodAndRouteOf name the route in place of the path.
 func WithResource(resource func(*http.Request) string) Option {
 	return func(o *options) { o.resource = resource }
@@ -66,7 +68,15 @@ func WithOnError(onError func(http.ResponseWriter, *http.Request, error)) Option
 
 func xAPIKey(r *http.Request) string { return r.Header.Get("x-api-key") }
 
-func methodAndPath(r *http.Request) string { return r.Method + " " + r.URL.Path }
+func methodAndPath(r *http.Request) string { return method(r) + " " + r.URL.Path }
+
+// method is that of the handler that is run: of GET for HEAD.
+func method(r *http.Request) string {
+	if name := strings.ToUpper(r.Method); name != http.MethodHead {
+		return name
+	}
+	return http.MethodGet
+}
 
 func costOfOne(*http.Request) uint64 { return 1 }
 

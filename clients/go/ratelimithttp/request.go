@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// MethodAndRoute is a resource: the method and the pattern of the http.ServeMux that the request was routed by, such as
-// `GET /v1/orders/{id}`, in place of the path. It is for a middleware around a handler of the mux; a request without a pattern
-// has the method and the path. Around the mux itself, use MethodAndRouteOf.
+// MethodAndRoute is a resource: the method, GET for HEAD, and the pattern of the http.ServeMux that the request was routed by,
+// such as `GET /v1/orders/{id}`, in place of the path. It is for a middleware around a handler of the mux; a request without a
+// pattern has the method and the path. Around the mux itself, use MethodAndRouteOf.
 func MethodAndRoute(r *http.Request) string {
 	return methodAndPattern(r, r.Pattern)
 }
@@ -34,5 +34,5 @@ func methodAndPattern(r *http.Request, pattern string) string {
 	if _, route, hasMethod := strings.Cut(pattern, " "); hasMethod {
 		pattern = strings.TrimLeft(route, " \t")
 	}
-	return r.Method + " " + pattern
+	return method(r) + " " + pattern
 }

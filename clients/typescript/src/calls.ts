@@ -38,7 +38,7 @@ export class Calls {
     private readonly deadlineMs: number,
     token: string | undefined,
   ) {
-    this.headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+    this.headers = token ? { authorization: `Bearer ${token}` } : {};
   }
 
   /** Whether the client was closed. */

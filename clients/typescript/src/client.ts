@@ -4,7 +4,7 @@ import { Calls } from "./calls.js";
 import { Connections } from "./connections.js";
 import { type Decision, decisionOf } from "./decision.js";
 import { DenialCache } from "./denial_cache.js";
-import { isFailure, type RateLimitError } from "./error.js";
+import { clientIsClosed, isFailure, type RateLimitError } from "./error.js";
 import { FailureLog } from "./failure_log.js";
 import type { Failures } from "./failures.js";
 import { CheckLimitRequest_Charge } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
@@ -75,6 +75,7 @@ export class RateLimitClient {
     }
     // Only the service knows its first decision on a request id of the caller's own.
     const cacheable = request.requestId === undefined || request.requestId === "";
+    this.throwIfClosed();
     const began = performance.now();
     const cached = cacheable ? this.denials.get(request) : undefined;
     if (cached !== undefined) {
@@ -166,7 +167,12 @@ export class RateLimitClient {
    *   be reached or fails until then.
    */
   async ready(timeoutMs = 5000): Promise<void> {
-    await this.calls.awaitAnswers(this.target, timeoutMs);
+    try {
+      await this.calls.awaitAnswers(this.target, timeoutMs);
+    } catch (error) {
+      this.throwIfClosed();
+      throw error;
+    }
   }
 
   /**
@@ -187,7 +193,10 @@ export class RateLimitClient {
     return this.connections;
   }
 
-  /** Closes the connections. Calls in flight fail, and the holds of open reservations run out. */
+  /**
+   * Closes the connections. Calls in flight and later ones are rejected with FAILED_PRECONDITION: they never fail open. The
+   * holds of open reservations run out.
+   */
   close(): void {
     for (const hold of this.holds) {
       hold.release();
@@ -196,6 +205,7 @@ export class RateLimitClient {
   }
 
   private async decide(request: CheckRequest, kind: Kind, signal: AbortSignal | undefined): Promise<Decided> {
+    this.throwIfClosed();
     const began = performance.now();
     const decided = await this.send(request, kind, signal);
     this.options.metrics?.decided(decided.decision, performance.now() - began);
@@ -214,6 +224,7 @@ export class RateLimitClient {
 
   /** Decides by the options if the service failed, and otherwise throws the error. */
   private failed(error: RateLimitError): Decision {
+    this.throwIfClosed(); // what `close` has ended is no failure of the service
     if (!isFailure(error)) {
       throw error;
     }
@@ -233,6 +244,12 @@ export class RateLimitClient {
       limits: [],
       failure: error,
     };
+  }
+
+  private throwIfClosed(): void {
+    if (this.calls.closed) {
+      throw clientIsClosed();
+    }
   }
 
   /** Counts a failure, and has it logged unless the caller gets it. */

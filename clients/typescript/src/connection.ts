@@ -2,6 +2,9 @@ import type http2 from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Session } from "./session.js";
 
+/** How long a session must have been up for another to be opened when it ends. Otherwise the next call opens it. */
+const MIN_AGE_MS = 1000;
+
 /** How long calls fail immediately after a failed attempt to connect, before the next attempt. */
 const BACKOFF_MS = 100;
 
@@ -34,7 +37,10 @@ export class Connection {
       const opening = Session.open(this.authority, this.options, this.timeoutMs);
       this.current = opening;
       opening.then(
-        (session) => this.keep(session),
+        (session) => {
+          this.keep(session);
+          session.onEnding(() => this.replace(opening, session));
+        },
         () => setTimeout(() => this.forget(opening), BACKOFF_MS).unref(),
       );
     }
@@ -81,6 +87,17 @@ export class Connection {
     this.sessions.add(session);
   }
 
+  /** Connects again once the server has closed a session, so that no call has to wait for that within its deadline. */
+  private replace(opening: Promise<Session>, session: Session): void {
+    if (this.current !== opening || this.isClosed) {
+      return;
+    }
+    this.forget(opening);
+    if (session.isOlderThan(MIN_AGE_MS)) {
+      this.open().catch(ignore);
+    }
+  }
+
   private forget(opening: Promise<Session>): void {
     if (this.current === opening) {
       this.current = undefined;
@@ -88,5 +105,5 @@ export class Connection {
   }
 }
 
-/** The caller of `open` gets the error. */
+/** Each caller of `open` gets the error, and the next one tries again. */
 function ignore(): void {}

@@ -83,6 +83,11 @@ export function errorOf(thrown: unknown): RateLimitError {
   return new RateLimitError(codeOf(error), error.rawMessage, { ...detailsOf(error), cause: error });
 }
 
+/** The error of a call after `close`. It never fails open: to close the client is a decision of its owner. */
+export function clientIsClosed(): RateLimitError {
+  return new RateLimitError("FAILED_PRECONDITION", "the client is closed");
+}
+
 /** The error for a field with a problem, in the form of the service's own. */
 export function invalidField(field: string, problem: string): RateLimitError {
   return new RateLimitError("INVALID_ARGUMENT", `${field}: ${problem}`, { reason: "INVALID_FIELD", field });

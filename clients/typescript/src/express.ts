@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { RateLimitClient } from "./client.js";
-import { checkRequest, methodAndPath, type MiddlewareOptions, xApiKey } from "./middleware.js";
+import { checkRequest, methodAndPath, methodOf, type MiddlewareOptions, xApiKey } from "./middleware.js";
 
 /** What the middleware needs of Express's request. */
 interface Request extends IncomingMessage {
@@ -13,15 +13,15 @@ interface Request extends IncomingMessage {
 }
 
 /**
- * A resource: the method and the route, such as `GET /v1/orders/:id`, in place of the path. It is for a middleware of the
- * route, `app.get("/v1/orders/:id", rateLimitMiddleware(client, { resource: methodAndRoute }), ...)`: Express knows no route
- * before. What the router of the route is mounted at is not part of it, since Express knows only the caller's spelling of that.
- * Without a route it is the method and the path.
+ * A resource: the method, GET for HEAD, and the route, such as `GET /v1/orders/:id`, in place of the path. It is for a
+ * middleware of the route, `app.get("/v1/orders/:id", rateLimitMiddleware(client, { resource: methodAndRoute }), ...)`: Express
+ * knows no route before. What the router of the route is mounted at is not part of it, since Express knows only the caller's
+ * spelling of that. Without a route it is the method and the path.
  */
 export function methodAndRoute(request: Request): string {
   return request.route === undefined
     ? methodAndPath(request.method, request.baseUrl + request.path)
-    : `${request.method} ${String(request.route.path)}`;
+    : `${methodOf(request.method)} ${String(request.route.path)}`;
 }
 
 type Middleware = (request: Request, response: ServerResponse, next: (error?: unknown) => void) => void;

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { RateLimitClient } from "./client.js";
-import { checkRequest, methodAndPath, type MiddlewareOptions, xApiKey } from "./middleware.js";
+import { checkRequest, methodAndPath, methodOf, type MiddlewareOptions, xApiKey } from "./middleware.js";
 
 /** What the plugin needs of Fastify's request. */
 interface Request {
@@ -52,12 +52,12 @@ export async function rateLimitPlugin(
 }
 
 /**
- * A resource: the method and the route, such as `GET /v1/orders/:id`, in place of the path. Without a route it is the method
- * and the path.
+ * A resource: the method, GET for HEAD, and the route, such as `GET /v1/orders/:id`, in place of the path. Without a route it is
+ * the method and the path.
  */
 export function methodAndRoute(request: Request): string {
   const { url } = request.routeOptions;
-  return url === undefined ? methodAndPath(request.method, pathOf(request.url)) : `${request.method} ${url}`;
+  return url === undefined ? methodAndPath(request.method, pathOf(request.url)) : `${methodOf(request.method)} ${url}`;
 }
 
 // Fastify's mark for a plugin whose hooks belong to the instance that registers it, not to a context of its own.
@@ -66,7 +66,10 @@ Object.assign(rateLimitPlugin, {
   [Symbol.for("fastify.display-name")]: "ratelimit-service-client",
 });
 
-/** The path that Fastify routes by: without the origin of an absolute target, the query and the fragment. */
+/**
+ * The path that Fastify routes by: without the origin of an absolute target, the query and the fragment. With its option
+ * `useSemicolonDelimiter`, which Fastify 4 sets by default, a query may also begin with a semicolon: then take `methodAndRoute`.
+ */
 function pathOf(url: string): string {
   return url.replace(/^https?:\/\/[^/?#]*/i, "").replace(/[?#].*$/s, "") || "/";
 }

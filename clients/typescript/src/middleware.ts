@@ -8,8 +8,8 @@ export interface MiddlewareOptions<R> {
   /** A request's API key. A request with an empty one is refused. The default is the header `x-api-key`. */
   key?: (request: R) => string | undefined;
   /**
-   * What a request calls. The default is the method and the decoded path: `GET /v1/orders`. `methodAndRoute` of the framework
-   * names the route in place of the path.
+   * What a request calls. The default is the method, GET for HEAD, and the decoded path: `GET /v1/orders`. `methodAndRoute` of
+   * the framework names the route in place of the path.
    */
   resource?: (request: R) => string;
   /** How many tokens a request takes: 0 to 9,007,199,254, where 0 is a peek. The default is 1. */
@@ -66,10 +66,15 @@ export async function checkRequest<R>(
 /** The resource for a method and a path as it was received. */
 export function methodAndPath(method: string | undefined, path: string): string {
   try {
-    return `${method} ${decodeURIComponent(path)}`;
+    return `${methodOf(method)} ${decodeURIComponent(path)}`;
   } catch {
     throw invalidUtf8("resource");
   }
+}
+
+/** The method whose handler is run: GET for HEAD. Node.js takes none that is not in upper case. */
+export function methodOf(method: string | undefined): string | undefined {
+  return method === "HEAD" ? "GET" : method;
 }
 
 /** Whether a request is a CORS preflight, which browsers send without a key: for the option `skip`. */

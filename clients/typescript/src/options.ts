@@ -35,7 +35,10 @@ export interface ClientOptions {
    * default is 60,000.
    */
   denialCacheMaxAgeMs?: number;
-  /** Sent as `authorization: Bearer <token>` with every call. The default sends no token. */
+  /**
+   * Sent as `authorization: Bearer <token>` with every call: printable ASCII without blanks. Empty, as by default, sends no
+   * token.
+   */
   token?: string;
   /** Encrypts the connections: `true` trusts the CAs of Node.js. The default is plaintext. */
   tls?: true | SecureClientSessionOptions;
@@ -76,5 +79,32 @@ export function withDefaults(
       throw new RangeError(`${name} is ${complete[name]}; it must be a whole number of at least ${minimum}`);
     }
   }
+  const problem = problemOfToken(complete.token ?? "");
+  if (problem !== undefined) {
+    // Without its value, which is a secret.
+    throw new RangeError(`token ${problem}; it must be printable ASCII without blanks`);
+  }
   return complete;
+}
+
+function problemOfToken(token: unknown): string | undefined {
+  if (typeof token !== "string") {
+    return "is not a text";
+  }
+  const [foreign] = /[^!-~]/.exec(token) ?? [];
+  return foreign && `has ${nameOf(foreign)} in it`;
+}
+
+/** What a character is called that a token must not have. */
+function nameOf(character: string): string {
+  switch (character) {
+    case "\r":
+    case "\n":
+      return "a line break";
+    case " ":
+    case "\t":
+      return "a blank";
+    default:
+      return character > "\x7f" ? "a character beyond ASCII" : "a control character";
+  }
 }

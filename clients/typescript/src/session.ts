@@ -12,6 +12,7 @@ export class Session {
   /** Whether it accepts new streams: false before the handshake, after a GOAWAY, and once it has ended. */
   private usable = false;
   private streams = 0;
+  private openedAt = 0;
   private receivedAt = 0;
   private pinging = false;
 
@@ -44,7 +45,8 @@ export class Session {
       http.once("remoteSettings", () => {
         clearTimeout(timer);
         session.usable = true;
-        session.receivedAt = performance.now();
+        session.openedAt = performance.now();
+        session.receivedAt = session.openedAt;
         // A connection without calls does not keep the process running.
         http.unref();
         resolve(session);
@@ -68,6 +70,17 @@ export class Session {
     });
     this.pingIfIdle();
     return stream;
+  }
+
+  /** Calls the listener once it accepts no more streams, and perhaps once more when it has ended. */
+  onEnding(listener: () => void): void {
+    this.http.once("goaway", listener);
+    this.http.once("close", listener);
+  }
+
+  /** Whether it was up for that long. */
+  isOlderThan(milliseconds: number): boolean {
+    return performance.now() - this.openedAt > milliseconds;
   }
 
   /** To be called when data was received. */

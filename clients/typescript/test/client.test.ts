@@ -54,13 +54,24 @@ describe("RateLimitClient", () => {
   });
 
   it("sends the token with each call, and only if there is one", async () => {
-    server.script(ALLOW, ALLOW);
+    server.script(ALLOW, ALLOW, ALLOW);
     await make({ token: "secret" }).check(ORDER);
     await make().check(ORDER);
+    await make({ token: "" }).check(ORDER);
     assert.deepEqual(
       server.attempts.map((attempt) => attempt.authorization),
-      ["Bearer secret", null],
+      ["Bearer secret", null, null],
     );
+  });
+
+  it("rejects calls in flight that it ends when it is closed, and counts no failure", async () => {
+    const client = make();
+    server.script({ hang: true });
+    const checking = client.check(ORDER);
+    await server.waitForAttempts(1);
+    client.close();
+    await assert.rejects(checking, { code: "FAILED_PRECONDITION", message: "the client is closed" });
+    assert.deepEqual(client.failures, { open: 0, closed: 0, unsettled: 0 });
   });
 
   it("decides by the option immediately when the connection is refused", async () => {
@@ -192,6 +203,10 @@ describe("RateLimitClient", () => {
     assert.throws(() => make({ denialCacheSize: -1 }), /denialCacheSize is -1/);
     assert.throws(() => make({ denialCacheMaxAgeMs: 0 }), /denialCacheMaxAgeMs is 0/);
     assert.throws(() => make({ deadlineMs: Number.NaN }), /deadlineMs is NaN/);
+    assert.throws(
+      () => make({ token: Buffer.from("secret") as unknown as string }),
+      /^RangeError: token is not a text;/,
+    );
   });
 
   it("sends every cost of 64 bits unchanged: the service bounds it", async () => {

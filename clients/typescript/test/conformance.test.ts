@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { type ClientOptions, type Failures, RateLimitClient, RateLimitError } from "../src/index.js";
 import { Caller } from "./caller.js";
-import { caseFiles, type ContractCase, readCases, readTargets, responseOf } from "./contract_case.js";
+import { caseFiles, type ContractCase, readCases, readTargets, readTokens, responseOf } from "./contract_case.js";
 import { Expectation } from "./expectation.js";
 import { LateProxy } from "./late_proxy.js";
 import { ScriptedServer } from "./scripted_server.js";
@@ -74,6 +74,10 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
         clock.now += step.advance_ms;
         continue;
       }
+      if (step.close) {
+        client.close();
+        continue;
+      }
       const responses = (step.server ?? []).map(responseOf);
       server.script(...responses);
       const expect = new Expectation(number, target, step.expect ?? {});
@@ -112,6 +116,19 @@ describe("the contract, targets.json", () => {
       const forms = 'it must be host:port, such as "localhost:50051", or dns:///host:port';
       const message = `target is ${JSON.stringify(target)}: ${problem}; ${forms}`;
       assert.throws(() => new RateLimitClient(target), { name: "RangeError", message });
+    });
+  }
+});
+
+describe("the contract, tokens.json", () => {
+  for (const { name, token, problem } of readTokens()) {
+    it(name, () => {
+      if (problem === null) {
+        new RateLimitClient("localhost:50051", { token }).close();
+        return;
+      }
+      const message = `token has ${problem} in it; it must be printable ASCII without blanks`;
+      assert.throws(() => new RateLimitClient("localhost:50051", { token }), { name: "RangeError", message });
     });
   }
 });

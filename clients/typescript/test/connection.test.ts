@@ -60,6 +60,32 @@ describe("a connection", () => {
     }
   });
 
+  it("is opened again when the server closes it gracefully, without a call", async () => {
+    const sessions: http2.Http2Session[] = [];
+    const server = http2.createServer().on("session", (session) => sessions.push(session));
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const target = `127.0.0.1:${(server.address() as net.AddressInfo).port}`;
+    const client = new RateLimitClient(target, { connections: 1 });
+    try {
+      await client.waitUntilConnected(AbortSignal.timeout(10_000));
+      // One that the server closes again at once is not opened over and over.
+      sessions[0]?.close();
+      await sleep(300);
+      assert.equal(sessions.length, 1);
+      await client.waitUntilConnected(AbortSignal.timeout(10_000));
+      await sleep(1100);
+      sessions[1]?.close();
+      for (let tries = 0; sessions.length < 3; tries++) {
+        assert.ok(tries < 100, "the connection is opened again within 5 seconds");
+        await sleep(50);
+      }
+    } finally {
+      client.close();
+      sessions.forEach((session) => session.destroy());
+      await new Promise((resolve) => server.close(resolve));
+    }
+  });
+
   it("does not keep a process running", () => {
     const module = JSON.stringify(new URL("../src/index.js", import.meta.url).href);
     const program = `import net from "node:net";

@@ -23,8 +23,16 @@ export interface TargetCase {
   problem: string | null;
 }
 
+/** A case of tokens.json. */
+export interface TokenCase {
+  name: string;
+  token: string;
+  problem: string | null;
+}
+
 export interface Step {
   advance_ms?: number;
+  close?: true;
   call?: Call;
   settle?: Abandoning & { actual: number };
   extend?: { hold_ms: number };
@@ -89,7 +97,7 @@ const FOLDER = new URL("../../../conformance/", import.meta.url);
 
 /** The names of the files of cases. */
 export function caseFiles(): string[] {
-  const others = ["service_config.json", "targets.json"];
+  const others = ["service_config.json", "targets.json", "tokens.json"];
   const files = readdirSync(FOLDER).filter((name) => name.endsWith(".json") && !others.includes(name));
   if (files.length < 10) {
     throw new Error(`found ${files.length} files of cases in ${FOLDER.pathname}; there are at least 10`);
@@ -103,6 +111,10 @@ export function readCases(file: string): ContractCase[] {
 
 export function readTargets(): TargetCase[] {
   return JSON.parse(readFileSync(new URL("targets.json", FOLDER), "utf8")) as TargetCase[];
+}
+
+export function readTokens(): TokenCase[] {
+  return JSON.parse(readFileSync(new URL("tokens.json", FOLDER), "utf8")) as TokenCase[];
 }
 
 export function responseOf(scripted: ScriptedItem): Response {

@@ -158,9 +158,11 @@ for (const [framework, makeSite] of Object.entries({
       };
       try {
         for (const [path, resource] of Object.entries(resources)) {
-          server.script(ALLOW);
-          await send(site, "GET", path, { "x-api-key": "k1" });
-          assert.equal(server.checks[0]?.resource, resource, path);
+          for (const method of ["GET", "HEAD"]) {
+            server.script(ALLOW);
+            await send(site, method, path, { "x-api-key": "k1" });
+            assert.equal(server.checks[0]?.resource, resource, `${method} ${path}`);
+          }
         }
       } finally {
         await site.close();

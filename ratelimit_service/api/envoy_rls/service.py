@@ -1,6 +1,7 @@
 """What ShouldRateLimit does, on any transport."""
 
 from collections.abc import Sized
+from functools import partial
 from http import HTTPStatus
 from typing import Final, NamedTuple, TypeAlias
 
@@ -12,6 +13,7 @@ from ratelimit_service.api.fallback import DETAIL, REASON, ROUTE_REASON, OfRoute
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.api.request_cache import RequestCache, digest_of
+from ratelimit_service.api.reserving import Reserving
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine, PreparedRequest
 from ratelimit_service.decision.descriptors.held import ROUTE, EndedCall, HeldCall, HeldCalls
@@ -103,7 +105,9 @@ class EnvoyRateLimitService:
         else:
             prepared = request if isinstance(request, HeldCall) else await self._prepare(request, caller, deadline)
             if not isinstance(prepared, PreparedRequest):
-                return Encoded(await self._decide_held(prepared, caller, deadline))
+                return await self._decide_held(prepared, caller, deadline)
+            if prepared.uncharged is not None and caller.role is Role.GATEWAY:
+                raise prepared.uncharged
         if prepared.after is not None and caller.role is not Role.GATEWAY:
             self.ignored.add(METHOD, "charge_afterwards", count=len(prepared.after.request.items))
             prepared = prepared.if_allowed()
@@ -111,19 +115,21 @@ class EnvoyRateLimitService:
 
     async def _decide_held(
         self, call: HeldCall | EndedCall | RequestDecision, caller: Caller, deadline: float | None
-    ) -> bytes:
+    ) -> Encoded:
         """The response to a request of a domain whose calls are held."""
         if isinstance(call, HeldCall):
             decision, reservation_id = await self._held.reserve(call, deadline)
             response = self._encoder.encode(decision)
-            return response + encode_reservation(reservation_id) if reservation_id else response
+            if not reservation_id:
+                return Encoded(response)
+            return Reserving(response + encode_reservation(reservation_id), partial(self._held.abandon, reservation_id))
         if isinstance(call, EndedCall):
             if caller.role is not Role.GATEWAY:
                 self.ignored.add(METHOD, "settlement")
                 call = RequestDecision(allowed=True, statuses=(passed(),))
             else:
                 call = await self._held.settle(call, deadline)
-        return self._encoder.encode(call)
+        return Encoded(self._encoder.encode(call))
 
     async def _prepare(
         self, request: NewRequest | GatewayRequest, caller: Caller, deadline: float | None
@@ -179,12 +185,14 @@ class EnvoyRateLimitService:
     def _undecided(self, request: ReadableRequest) -> bytes:
         """The response to a caller whose token was not looked up in time. Raises InvalidArgument."""
         if isinstance(request, PreparedRequest):
+            if request.after is not None and not request.items:
+                raise deferred_token()
             parts: Sized = request.items if request.after is None else request.after.all_items
         elif isinstance(request, HeldCall):
             parts = (request,)
         else:
             check_request(request.read.request)
-            if self._held.has_end(request.read.request):
+            if self._held.has_end(request.read.request) or self._engine.charges_afterwards(request.read.request):
                 raise deferred_token()  # so that the proxy sends it again
             parts = request.read.request.descriptors
         return self._encoder.encode(RequestDecision(allowed=False, statuses=(undecided(),) * len(parts)))

@@ -133,6 +133,8 @@ def _row_to_proto(row: UsageRow, group_by: tuple[Dimension, ...]) -> usage_pb2.U
         shadow_denied=counts.shadow_denied,
         degraded=counts.degraded,
         clamped=counts.clamped,
+        reserved=counts.reserved,
+        settled=counts.settled,
         **values,
     )
 

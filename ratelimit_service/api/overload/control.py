@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from time import monotonic
 from typing import Final
@@ -42,6 +43,7 @@ _SWEEP: Final = 0.002
 _BUSY: Final = 0.002  # seconds that a timer is late while the event loop has more to do than a few calls
 _SHRINK: Final = 0.7
 _GROW: Final = 8
+_KEPT: Final = 80  # intervals after which counts by caller are dropped that nobody has taken
 
 OVERLOADED: Final = Overloaded("the server has more calls than it can decide in time", retry_after=RETRY_AFTER)
 """The error of every call that is refused. One object: it is raised and encoded thousands of times a second."""
@@ -99,7 +101,9 @@ class OverloadControl:
         self.heavy = HeavyCalls(OVERLOADED, lambda: self.answered, now)
         """The turns of calls with large messages."""
         self._interval_began = now()
-        self._excused: set[asyncio.Task[object]] = set()
+        self._excused: set[asyncio.Task[object] | None] = set()
+        self._reading: set[asyncio.Task[object] | None] = set()
+        self._untaken = 0
         self.bare_since: Callable[[float], int] = lambda _since: 0
         """How many of the calls that began since then have not sent their message: they are no sign of a queue here."""
         self.overloaded = False
@@ -119,7 +123,10 @@ class OverloadControl:
         self.refused: dict[str, int] = dict.fromkeys(map(str, Cause), 0)
         """Calls refused so far."""
         self.refused_of: dict[object, int] = {}
-        """Calls refused or wasted since `take_refused_of`, by caller, or by connection for those who are not known."""
+        """Calls refused or wasted since `take_refused_of`, by caller, or by connection for those who are not known.
+
+        Dropped after some seconds where nobody takes them, as on a transport without a proxy in front.
+        """
         self.longest_wait = 0.0
         """Seconds that the oldest call had waited for its turn, at most, in the last interval."""
 
@@ -149,14 +156,26 @@ class OverloadControl:
         if self._waited and self._queue:
             self._admit()
 
-    def excuse(self) -> None:
-        """Note that the call that runs begins to wait for what is no queue of this server: that somebody reads its key.
+    @asynccontextmanager
+    async def excuse(self) -> AsyncGenerator[None]:
+        """A block in which the call that runs waits for what is no queue of this server: that somebody reads its keys.
 
-        Whoever makes up keys would otherwise have it refuse others' calls, since all of his take long.
+        Whoever makes up keys would otherwise have it refuse others' calls, since all of his take long. A heavy call has
+        no place meanwhile, and waits for its turn again at the end: it may be refused then. The block has to run in the
+        task that ends the call.
         """
         task = asyncio.current_task()
-        if task is not None:
-            self._excused.add(task)
+        self._excused.add(task)
+        self._reading.add(task)
+        place = self.heavy.place_of(task)
+        try:
+            if place is None:
+                yield
+            else:
+                async with self.heavy.aside(place):
+                    yield
+        finally:
+            self._reading.discard(task)
 
     @property
     def refusals(self) -> Mapping[str, int]:
@@ -197,7 +216,7 @@ class OverloadControl:
 
     def take_refused_of(self) -> dict[object, int]:
         """The calls refused since the last time, by caller or connection."""
-        taken, self.refused_of = self.refused_of, {}
+        taken, self.refused_of, self._untaken = self.refused_of, {}, 0
         return taken
 
     async def run(self) -> None:
@@ -211,9 +230,9 @@ class OverloadControl:
     def adapt(self, late: float) -> None:
         """Adapt the bound to the interval that has ended, so many seconds LATE because the event loop was busy."""
         begun = self._write_off()
-        self._excused = {task for task in self._excused if not task.done()}
+        self._excused = {task for task in self._excused if task is not None and not task.done()}
         if begun:
-            begun = max(begun - self.bare_since(self._interval_began) - len(self._excused), 0)
+            begun = max(begun - self.bare_since(self._interval_began) - len(self._reading), 0)
         self._interval_began = self._now()
         shortest, self._shortest = self._shortest, math.inf
         if self._shortest_round_trip < math.inf:
@@ -230,6 +249,9 @@ class OverloadControl:
             self.congested = True
             reached = min(self.bound, max(self.in_flight, MIN_BOUND))
             self.bound = max(MIN_BOUND, int(reached * _SHRINK))
+        self._untaken += 1
+        if self._untaken > _KEPT:
+            self.take_refused_of()
         self.longest_wait = 0.0
         self._waited = bool(self._queue)
         self._admit()

@@ -75,7 +75,8 @@ class FairQueue:
 
     This is fair queueing as in FQ-CoDel (RFC 8290), with calls in place of packets: a caller with a short queue loses
     nothing to one with a long queue, and what one does not use the others get. Within a queue the oldest is first, or
-    the newest where that is wanted. Nothing here takes longer the more calls or callers wait.
+    the newest where that is wanted. Nothing here takes longer the more calls or callers wait, except to remove a call
+    that is not the oldest of its connection.
     """
 
     def __init__(self) -> None:
@@ -124,11 +125,15 @@ class FairQueue:
         return by_age[0] if by_age else None
 
     def remove(self, call: Waiting) -> None:
-        """Remove a call that waits and is the oldest of its queue, as the one that `oldest` returns is."""
+        """Remove a call, if it still waits: at once if it is the oldest of its queue, as that of `oldest` is."""
         connection = call.queue
-        if connection is not None:
+        if connection is None:
+            return
+        if connection.waiting[0] is call:
             connection.waiting.popleft()
-            self._removed(call, connection)
+        else:
+            connection.waiting.remove(call)
+        self._removed(call, connection)
 
     def remove_from_long_queue(self, newcomer: Share) -> Waiting:
         """Remove the oldest call of a long queue, to make room for one of NEWCOMER. There must be a call.

@@ -1,16 +1,18 @@
 """What the methods of RateLimitService do, on any transport."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeVar
 
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     ExtendHoldResponse,
     SettleLimitRequest,
 )
-from ratelimit_service.api.authentication import require_known
+from ratelimit_service.api.authentication import deferred_token, require_known
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
 from ratelimit_service.api.rate_limit.reader import CheckReader, Extension, NewCheck
 from ratelimit_service.api.request_cache import RequestCache
+from ratelimit_service.api.reserving import Reserving
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
 from ratelimit_service.decision.outcome import UNDECIDED, Decision
@@ -44,9 +46,15 @@ class RateLimitService:
     ) -> Encoded:
         """Decide one call, of which the caller waits until DEADLINE. Returns a CheckLimitResponse."""
         if caller is TOKEN_UNDECIDED:
+            if _is_charged_afterwards(check):
+                raise deferred_token()
             return Encoded(self._encoder.encode(UNDECIDED))
         prepared = check if isinstance(check, PreparedCheck) else await self._prepare(check, caller, deadline)
-        return Encoded(self._encoder.encode(await self._engine.decide(prepared, deadline)))
+        decision = await self._engine.decide(prepared, deadline)
+        data, reservation_id = self._encoder.encode(decision), decision.reservation_id
+        if reservation_id and isinstance(prepared, PreparedCheck) and not prepared.charge.request:
+            return Reserving(data, partial(self._settlements.abandon, reservation_id))
+        return Encoded(data)
 
     async def settle_limit(self, request: SettleLimitRequest, caller: Caller, deadline: float | None = None) -> Encoded:
         """Settle a reservation. Returns a SettleLimitResponse."""
@@ -77,7 +85,10 @@ class RateLimitService:
         their order, a StreamCheckLimitResponse, which is also a field of a BatchCheckLimitResponse.
         """
         if caller is TOKEN_UNDECIDED:
-            return [self._encoder.encode_result(UNDECIDED) for _ in checks]
+            return [
+                self._encoder.encode_result(deferred_token() if _is_charged_afterwards(check) else UNDECIDED)
+                for check in checks
+            ]
         results = await self._engine.decide_all(await self._prepare_all(checks, caller, deadline), deadline)
         return [self._encoder.encode_result(result) for result in results]
 
@@ -109,6 +120,13 @@ class RateLimitService:
         if isinstance(prepared, PreparedCheck) and new.check.api_key and not new.check.request_id:
             self._cache.put(new.digest, (prepared.policy.validity,), prepared, prepared.policy.key_id)
         return prepared
+
+
+def _is_charged_afterwards(check: NewCheck | PreparedCheck) -> bool:
+    """Whether a denial would lose a charge without a word, since its call is over."""
+    if isinstance(check, PreparedCheck):
+        return check.charge.afterwards
+    return bool(check.check.afterwards) and check.check.cost > 0
 
 
 def _may_check(check: Check, caller: Caller) -> bool:

@@ -3,12 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Final, NamedTuple, Protocol, cast
 
 import hiredis
 
 from ratelimit_service.buckets.health import UNWATCHED, Watcher
+from ratelimit_service.buckets.redis.abandoned import end_of
 from ratelimit_service.buckets.redis.connection import Connection, ConnectionLost
 from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room import Room
@@ -275,6 +277,8 @@ class Batcher:
             end = start + len(submitted)
             if not future.done():
                 future.set_result(results[start:end])
+            else:
+                self._end_reservations(submitted, results[start:end])
             start = end
         self._count_late(batch.failed)
         self._finish(batch)
@@ -409,8 +413,21 @@ class Batcher:
         if isinstance(reply, list):
             self._silent_since = None  # it is slow, not away
             self._count_late(batch.calls)
+            with suppress(ValueError, IndexError):
+                self._end_reservations(batch.charges, decode(batch.charges, reply))
         elif counted := _counted(batch.calls):
             self._usage_observer.unanswered(counted)
+
+    def _end_reservations(self, charges: Sequence[Charge], results: Sequence[ChargeResult]) -> None:
+        """End what these charges have reserved: their callers have left, or were answered without the store.
+
+        If that fails, the holds end by themselves.
+        """
+        ends = [end for pair in zip(charges, results, strict=True) if (end := end_of(*pair)) is not None]
+        for end in ends:
+            self.submit((end,)).add_done_callback(_ignore)
+        if ends:
+            self._observer.ended(len(ends))
 
     def _count_late(self, calls: Sequence[_Call]) -> None:
         """Count the charges of these calls, which were made, but decided without the store."""
@@ -421,6 +438,12 @@ class Batcher:
 def patience_of(left: float) -> float:
     """Seconds for which a call waits for the store, if its caller waits for LEFT seconds; 0 or less if that is."""
     return max(min(left - MARGIN, left * 0.8), left / 2)
+
+
+def _ignore(future: asyncio.Future[list[ChargeResult]]) -> None:
+    """Take note of an error, so that it is not reported as one that nobody noticed."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _counted(calls: Sequence[_Call]) -> list[Charge]:

@@ -1,8 +1,10 @@
 """The topology of a Redis Cluster, and the connections to its nodes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import cache
+from typing import Final
 
 import hiredis
 from redis.crc import key_slot
@@ -21,6 +23,10 @@ from ratelimit_service.buckets.redis.connection import (
 )
 from ratelimit_service.decision.ports import StoreUnavailable
 
+CONNECT_SECONDS: Final = 0.5
+"""Within which a node must accept a connection, or say who serves which slot. The kernel alone goes on for two minutes
+when packets to a host that is lost are dropped."""
+
 
 @cache
 def slot_of(partition: int) -> int:
@@ -38,6 +44,7 @@ class Cluster:
         self._owners: dict[int, Address] = {}
         self._connections: dict[Address, Connection] = {}
         self._opening: dict[Address, asyncio.Task[Connection]] = {}
+        self._unreachable: set[Address] = set()
         self._refreshing: asyncio.Task[None] | None = None
 
     def route(self, partition: int) -> "ClusterRoute":
@@ -57,12 +64,19 @@ class Cluster:
         connection = self._connections.get(node)
         return connection if connection is not None and connection.open else None
 
+    def unreachable(self, node: Address) -> bool:
+        """Whether an attempt to connect to NODE has failed since the slot owners were last read."""
+        return node in self._unreachable
+
     def connections(self) -> Sequence[Connection]:
         """Those that are open now."""
         return [connection for connection in self._connections.values() if connection.open]
 
     async def connect(self, node: Address) -> Connection:
-        """The connection to NODE, opened if needed, once for concurrent callers. Raises StoreUnavailable."""
+        """The connection to NODE, opened if needed, once for concurrent callers. Raises StoreUnavailable.
+
+        It fails after CONNECT_SECONDS and those of the greeting at most.
+        """
         connection = self.connection(node)
         if connection is not None:
             return connection
@@ -74,7 +88,7 @@ class Cluster:
         return await asyncio.shield(task)
 
     async def refresh_slots(self) -> None:
-        """Read the current slot owners from any node. Raises StoreUnavailable when none replies."""
+        """Read the current slot owners from any node. Raises StoreUnavailable when none replies in CONNECT_SECONDS."""
         if self._refreshing is None:
             self._refreshing = asyncio.ensure_future(self._refresh_slots())
             self._refreshing.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -91,29 +105,36 @@ class Cluster:
 
     async def _open(self, node: Address) -> Connection:
         try:
-            connection = await greet(await open_connection(node, self._login), self.greeting)
-            self._connections[node] = connection
-            return connection
+            async with _time_limit(node):
+                connection = await open_connection(node, self._login)
+            self._connections[node] = await greet(connection, self.greeting)
+        except StoreUnavailable:
+            self._unreachable.add(node)
+            raise
         finally:
             del self._opening[node]
+        self._unreachable.discard(node)
+        return connection
 
     async def _refresh_slots(self) -> None:
         try:
-            nodes = list(dict.fromkeys([*self._connections, *self._seeds]))
+            nodes = list(dict.fromkeys([*self._connections, *self._unreachable, *self._seeds]))
             self._owners = await first_success(
                 [self._fetch_slots(node) for node in nodes], "no node of the Redis Cluster returned the slot owners"
             )
+            self._unreachable.clear()
         finally:
             self._refreshing = None
 
     async def _fetch_slots(self, node: Address) -> dict[int, Address]:
-        connection = await open_connection(node, self._login)
-        try:
-            ranges = await connection.execute("CLUSTER", "SLOTS")
-        except hiredis.ReplyError as error:
-            raise StoreUnavailable(f"Redis at {node}: {error}") from error
-        finally:
-            connection.close("done")
+        async with _time_limit(node):
+            connection = await open_connection(node, self._login)
+            try:
+                ranges = await connection.execute("CLUSTER", "SLOTS")
+            except hiredis.ReplyError as error:
+                raise StoreUnavailable(f"Redis at {node}: {error}") from error
+            finally:
+                connection.close("done")
         if not isinstance(ranges, list) or not ranges:
             raise StoreUnavailable(f"Redis at {node} has no slots assigned")
         owners = {}
@@ -158,7 +179,9 @@ class ClusterRoute:
             if word in ("READONLY", "MASTERDOWN", "CLUSTERDOWN"):
                 await self._cluster.refresh_slots()
         owner = self._cluster.owner(self._slot)
-        if owner is not None:
+        # One that could not be connected to may have lost its slots. Whoever waited for that may have given up before
+        # it failed: then the next one asks.
+        if owner is not None and not self._cluster.unreachable(owner):
             try:
                 return await self._cluster.connect(owner)
             except StoreUnavailable:
@@ -168,6 +191,16 @@ class ClusterRoute:
         if owner is None:
             raise StoreUnavailable(f"no node of the Redis Cluster serves slot {self._slot}")
         return await self._cluster.connect(owner)
+
+
+@asynccontextmanager
+async def _time_limit(node: Address) -> AsyncIterator[None]:
+    """Interrupt the block after CONNECT_SECONDS. Raises StoreUnavailable then."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            yield
+    except TimeoutError:
+        raise StoreUnavailable(f"Redis at {node} did not respond within {CONNECT_SECONDS:g} s") from None
 
 
 def _address(text: str, sender: Address | None) -> Address:

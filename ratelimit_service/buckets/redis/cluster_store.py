@@ -93,12 +93,15 @@ class ClusterBucketStore(Closing):
     async def ping_node(self, node: Address | None) -> None:
         """Run the script without charges for a partition of this node. Raises StoreUnavailable.
 
-        If another node has taken its slot over, this updates the topology.
+        If another node has taken its slot over, this updates the topology. A node that has no partitions left keeps
+        nobody waiting, and is reported so: no reply of its own will ever do that.
         """
         for partition in range(PARTITIONS):
             if self.cluster.owner(slot_of(partition)) == node:
                 await self._batcher(partition).submit(())
-                return
+                if self.cluster.owner(slot_of(partition)) == node:
+                    return
+        self._watcher.answered(node, 0.0)
 
     async def close(self) -> None:
         """Fail all calls that have no result yet, and close the connections."""

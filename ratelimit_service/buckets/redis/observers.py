@@ -26,6 +26,10 @@ class RoundTripObserver(Protocol):
         """So many new buckets found no room in the store."""
         ...
 
+    def ended(self, reservations: int) -> None:
+        """So many reservations are ended because their callers got no result."""
+        ...
+
     def memory(self, share: float, eviction: str) -> None:
         """The servers were asked: the fullest uses this share of its memory, and one evicts by this policy, or none."""
         ...
@@ -84,6 +88,9 @@ class Unobserved:
         """Do nothing."""
 
     def refused(self, buckets: int) -> None:
+        """Do nothing."""
+
+    def ended(self, reservations: int) -> None:
         """Do nothing."""
 
     def memory(self, share: float, eviction: str) -> None:

@@ -6,19 +6,18 @@ from typing import Annotated
 
 import typer
 
-from ratelimit_service.cli.client import Client, connect
-from ratelimit_service.cli.configuration.changes import Change, Comparison, compare
+from ratelimit_service.cli.client import connect
+from ratelimit_service.cli.configuration.changes import Change, Comparison, check_removed_plans, compare
 from ratelimit_service.cli.configuration.documents import read_configuration
 from ratelimit_service.cli.configuration.item import Kind, target_of
 from ratelimit_service.cli.configuration.make import make
 from ratelimit_service.cli.configuration.options import Files
 from ratelimit_service.cli.configuration.server import Configured, read_server
 from ratelimit_service.cli.confirm import Yes, confirm
-from ratelimit_service.cli.errors import CommandError, ConfirmationNeeded, report_errors
+from ratelimit_service.cli.errors import ConfirmationNeeded, report_errors
 from ratelimit_service.cli.escaped import escaped
 from ratelimit_service.cli.options import DryRun, Server, Token
-
-_ASK = "Make these changes?"
+from ratelimit_service.cli.steps import ASK, effects, make_all, rehearse
 
 
 def apply(
@@ -54,35 +53,38 @@ def apply(
         if not changes:
             typer.echo(f"nothing to change: all {found.same:,} documents are as on the server")
             return
-        needed = _rehearse(client.rehearsal(), changes)
+        check_removed_plans(changes, there)
+        needed = rehearse(client, _checkable(changes), make)
         if dry_run:
             _show(changes, needed)
             return
         _confirm(found, needed, prune=prune, yes=yes)
-        _make_all(client, changes, needed, _unused(changes, there) if not yes else None)
+        unused = _unused(changes, there)
+        make_all(
+            client,
+            changes,
+            make,
+            needed,
+            yes=lambda change: yes or _of_override(change) in unused,
+            made=lambda change, _: typer.echo(escaped(change.line) + _advice(change)),
+        )
     typer.echo(f"{len(changes):,} changes were made, {found.same:,} documents were as on the server already")
 
 
-def _rehearse(rehearsal: Client, changes: Sequence[Change]) -> dict[str, ConfirmationNeeded]:
-    """Have the server check the changes, and return those that have to be confirmed, by name. Nothing is changed.
+def _checkable(changes: Sequence[Change]) -> list[Change]:
+    """The changes that the server can check before any is made.
 
-    What needs something that another of the changes creates can only be checked when it is made.
+    Left out is what needs something that another change creates, and a plan that is removed once others have moved or
+    revoked its keys. A key can always be revoked.
     """
     created = {change.name for change in changes if change.old is None}
-    needed: dict[str, ConfirmationNeeded] = {}
-    for change in changes:
-        if _needs(change) & created or (change.new is None and change.item.kind in {Kind.PLAN, Kind.KEY}):
-            continue
-        try:
-            make(rehearsal, change, "")
-        except ConfirmationNeeded as needs:
-            needed[change.name] = needs
-        except CommandError as error:
-            where = f"{change.item.place}: " if change.item.place else ""
-            raise CommandError(
-                error.exit_code, f"{where}{change.name}: {error.lines[0]}", *error.lines[1:], "nothing was changed"
-            ) from None
-    return needed
+    left = {f"plans/{change.old.key.plan}" for change in changes if change.old and change.old.kind is Kind.KEY}
+    return [
+        change
+        for change in changes
+        if not _needs(change) & created
+        and not (change.new is None and (change.item.kind is Kind.KEY or change.name in left))
+    ]
 
 
 def _needs(change: Change) -> set[str]:
@@ -101,17 +103,12 @@ def _show(changes: Sequence[Change], needed: Mapping[str, ConfirmationNeeded]) -
 
 def _confirm(found: Comparison, needed: Mapping[str, ConfirmationNeeded], *, prune: bool, yes: bool) -> None:
     """Show what has to be confirmed, all at once, and ask. Raises CommandError if it is not confirmed."""
-    lines: list[str] = []
-    if needed:
-        lines += [
-            "These changes have to be confirmed:",
-            *(f"  {line}" for each in needed.values() for line in each.lines),
-        ]
+    lines = effects(needed)
     if prune and found.only_there:
         lines += ["These are removed, since they are in no file (keys are revoked, permanently):"]
         lines += [f"  {change.name}" for change in found.only_there]
     if lines:
-        confirm(lines, _ASK, yes=yes)
+        confirm(lines, ASK, yes=yes)
 
 
 def _unused(changes: Sequence[Change], there: Configured) -> frozenset[str]:
@@ -123,42 +120,9 @@ def _unused(changes: Sequence[Change], there: Configured) -> frozenset[str]:
     }
 
 
-def _make_all(
-    client: Client,
-    changes: Sequence[Change],
-    needed: Mapping[str, ConfirmationNeeded],
-    unused: frozenset[str] | None,
-) -> None:
-    """Make the changes, and print each. Raises CommandError, which says what was not made.
-
-    What has to be confirmed, and was not because that shows only now, is made for targets that are UNUSED, or for all
-    if that is None.
-    """
-    for made, change in enumerate(changes):
-        of_override = target_of(change.item.set_for) if change.item.kind is Kind.OVERRIDE else ""
-        try:
-            _make_confirmed(client, change, needed.get(change.name), yes=unused is None or of_override in unused)
-        except CommandError as error:
-            rest = [f"  {other.line}" for other in changes[made:]]
-            lines = [f"{change.name}: {error.lines[0]}", *error.lines[1:]]
-            raise CommandError(
-                error.exit_code, *lines, f"{made:,} of {len(changes):,} changes were made, and these were not:", *rest
-            ) from None
-        typer.echo(escaped(change.line) + _advice(change))
-
-
-def _make_confirmed(client: Client, change: Change, confirmed: ConfirmationNeeded | None, *, yes: bool) -> None:
-    """Make a change by its confirmation, or by a new one: the first ends after minutes, or with an earlier change.
-
-    A change that would do something else than what was confirmed is refused, unless YES.
-    """
-    try:
-        make(client, change, confirmed.confirmation if confirmed else "")
-    except ConfirmationNeeded as needed:
-        if not yes and (confirmed is None or confirmed.effects != needed.effects):
-            lines = ("has to be confirmed, by what the changes before it have done:", *needed.lines)
-            raise CommandError(needed.exit_code, *lines, "apply again to confirm it") from None
-        make(client, change, needed.confirmation)
+def _of_override(change: Change) -> str:
+    """What the override of a change is set for, empty for a change of another kind."""
+    return target_of(change.item.set_for) if change.item.kind is Kind.OVERRIDE else ""
 
 
 def _advice(change: Change) -> str:

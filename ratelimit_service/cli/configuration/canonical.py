@@ -99,6 +99,8 @@ def _key(root: Node) -> Key:
         key_id=key.key_id,
     )
     check_key(draft, 0)
+    if key.state == Key.EXPIRED:  # follows from the time; nobody chose that the key is active
+        key.ClearField("state")
     if key.HasField("expire_time"):
         key.expire_time.FromMicroseconds(key.expire_time.ToMicroseconds())
     without_server_fields(Kind.KEY, key)

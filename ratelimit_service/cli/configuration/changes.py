@@ -1,6 +1,7 @@
 """What has to be changed on a server so that it has what files describe."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -10,7 +11,7 @@ from google.protobuf.message import Message
 from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
 from ratelimit_service.cli.configuration.item import Item, Kind, target_of
 from ratelimit_service.cli.configuration.server import Configured, has_expired
-from ratelimit_service.cli.errors import CommandError
+from ratelimit_service.cli.errors import CommandError, Exit
 
 _ORDER: Final = list(Kind)
 
@@ -33,6 +34,11 @@ class Change:
     def name(self) -> str:
         """The name of what changes."""
         return self.item.name
+
+    @property
+    def place(self) -> str:
+        """The file and line of what is wanted, empty for what is removed."""
+        return self.item.place
 
     @property
     def fields(self) -> Sequence[str]:
@@ -63,19 +69,26 @@ class Comparison:
 
 
 def compare(wanted: Iterable[Item], there: Configured, now: datetime) -> Comparison:
-    """Compare files with a server at the time NOW. Raises CommandError for what no change can achieve."""
+    """Compare files with a server at the time NOW. Raises CommandError for what no change can achieve.
+
+    WANTED is in the order of kinds.
+    """
     changes: list[Change] = []
     notes: list[str] = []
     named: set[str] = set()
+    keys = {name for name, item in there.items.items() if item.kind is Kind.KEY}
     kinds: set[Kind] = set()
     same = 0
     for item in wanted:
         kinds.add(item.kind)
         named.add(item.name)
         old = there.items.get(item.name)
-        if note := _obstacle(item, old, there, now):
+        note = _obstacle(item, old, there, now) or _without_key(item, keys)
+        if note:
             notes.append(f"{item.place}: {item.name} {note}")
             continue
+        if item.kind is Kind.KEY:
+            keys.add(item.name)
         new = _completed(item, old)
         if old is not None and old.message == new.message:
             same += 1
@@ -85,6 +98,27 @@ def compare(wanted: Iterable[Item], there: Configured, now: datetime) -> Compari
     only_there = [change for change in extra if change.item.kind in kinds]
     only_there.sort(key=lambda change: -_ORDER.index(change.item.kind))
     return Comparison(changes, only_there, notes, _unpruned(extra, kinds), same)
+
+
+def check_removed_plans(changes: Iterable[Change], there: Configured) -> None:
+    """Raise CommandError for a plan that is removed although keys are on it after all CHANGES: no server removes it."""
+    removed: set[str] = set()
+    on = {item.name: item.key.plan for item in there.items.values() if item.kind is Kind.KEY}
+    for change in changes:
+        if change.item.kind is Kind.KEY and change.new:
+            on[change.name] = change.new.key.plan
+        elif change.item.kind is Kind.KEY:
+            del on[change.name]
+        elif change.item.kind is Kind.PLAN and change.new is None:
+            removed.add(change.item.plan.name)
+    left = Counter(plan for plan in on.values() if plan in removed)
+    if left:
+        lines = (
+            f"plans/{plan}: is in no file, but stays the plan of {count:,} keys, such as "
+            f"{next(key for key in on if on[key] == plan)}; keep its document, or move or remove these keys"
+            for plan, count in sorted(left.items())
+        )
+        raise CommandError(Exit.REFUSED, *lines, "nothing was changed")
 
 
 def _obstacle(item: Item, old: Item | None, there: Configured, now: datetime) -> str:
@@ -105,6 +139,13 @@ def _obstacle(item: Item, old: Item | None, there: Configured, now: datetime) ->
         if has_expired(item, now):
             return "has expired, and is not set"
     return ""
+
+
+def _without_key(item: Item, keys: Collection[str]) -> str:
+    """Why an override is left out whose key is not among KEYS, those that there are or will be; empty for others."""
+    if item.kind is not Kind.OVERRIDE or not item.set_for.HasField("key_id") or target_of(item.set_for) in keys:
+        return ""
+    return "is for a key that is neither on the server nor created now, and is not set"
 
 
 def _completed(item: Item, old: Item | None) -> Item:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
+from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.configuration.item import Item, Kind
 from ratelimit_service.cli.configuration.server import read_server
@@ -33,7 +34,8 @@ def export(
 ) -> None:
     """Print the configuration of the server as documents for `apply`. They have no secret.
 
-    Revoked keys and overrides that have expired are left out. Needs role viewer.
+    Revoked keys and overrides that have expired are left out, and so is the state of keys that are not suspended: to
+    apply the files resumes none. Needs role viewer.
     """
     with connect(server, token) as client:
         items = list(read_server(client).items.values())
@@ -56,5 +58,13 @@ def export(
 
 def documents_text(items: Iterable[Item]) -> str:
     """Documents as YAML, each after a line `---`. Without any, a line that says so."""
-    text = "".join(f"---\n{yaml_text(item.document)}" for item in items)
+    text = "".join(f"---\n{yaml_text(_exported(item))}" for item in items)
     return text or "# nothing of this kind\n"
+
+
+def _exported(item: Item) -> dict[str, Any]:
+    """The document of an item. Only a suspension is written as a state: ACTIVE would resume a key suspended later."""
+    document = item.document
+    if item.kind is Kind.KEY and item.key.state == Key.ACTIVE:
+        del document["state"]
+    return document

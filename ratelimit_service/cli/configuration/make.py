@@ -1,4 +1,10 @@
-"""Makes one change of the configuration, by the calls that the commands for its kind make."""
+"""Makes one change of the configuration, by the calls that the commands for its kind make.
+
+None undoes what somebody else has changed since it was compared. Plans, rules and fields of keys are changed with the
+etag that was compared, and what is created must not exist. For what the API has no etag (overrides, the state of a key,
+the first rules of a domain) the item is read again just before: only what is changed between that and the change is not
+noticed.
+"""
 
 from typing import Final
 
@@ -16,6 +22,8 @@ from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DomainRules
 from ratelimit_service.cli.client import Client
 from ratelimit_service.cli.configuration.changes import Change
 from ratelimit_service.cli.configuration.item import Item, Kind
+from ratelimit_service.cli.configuration.server import read_item
+from ratelimit_service.cli.errors import CommandError, Exit
 
 _UPDATABLE: Final = ("plan", "description", "expire_time", "labels")
 
@@ -25,6 +33,8 @@ def make(client: Client, change: Change, confirmation: str) -> None:
 
     CONFIRMATION is empty, or confirms it. Raises ConfirmationNeeded and other CommandErrors.
     """
+    if not client.is_rehearsal and _lacks_etag(change):
+        _check_unchanged(client, change)
     match change.item.kind:
         case Kind.PLAN:
             _make_plan(client, change, confirmation)
@@ -34,6 +44,23 @@ def make(client: Client, change: Change, confirmation: str) -> None:
             _make_key(client, change)
         case Kind.OVERRIDE:
             _make_override(client, change, confirmation)
+
+
+def _lacks_etag(change: Change) -> bool:
+    """Whether the API would make a change whatever the item has become."""
+    old, new = change.old, change.new
+    if change.item.kind is Kind.KEY:
+        return old is not None and (new is None or old.key.state != new.key.state)
+    return change.item.kind is Kind.OVERRIDE or (change.item.kind is Kind.RULES and old is None)
+
+
+def _check_unchanged(client: Client, change: Change) -> None:
+    """Read the item again. Raises CommandError unless it is as it was compared."""
+    now = read_item(client, change.item)
+    if (now.message if now else None) != (change.old.message if change.old else None):
+        raise CommandError(
+            Exit.REFUSED, "was modified concurrently, after it was compared", "apply again to compare it anew"
+        )
 
 
 def _make_plan(client: Client, change: Change, confirmation: str) -> None:

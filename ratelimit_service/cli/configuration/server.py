@@ -1,4 +1,4 @@
-"""The configuration of a server, read page by page."""
+"""The configuration of a server: all of it, read page by page, or one item."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import (
 from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
 from ratelimit_service.cli.client import Client
 from ratelimit_service.cli.configuration.canonical import without_server_fields
-from ratelimit_service.cli.configuration.item import Item, Kind, target_of
+from ratelimit_service.cli.configuration.item import Item, Kind, SetFor, target_of
+from ratelimit_service.cli.errors import NotFound
 
 _PAGE: Final = 1_000
 
@@ -48,6 +49,24 @@ def read_server(client: Client) -> Configured:
     return Configured(items, frozenset(revoked))
 
 
+def read_item(client: Client, item: Item) -> Item | None:
+    """What the server has by the name of ITEM, as `read_server` reads it, revoked keys too. Raises CommandError."""
+    try:
+        match item.kind:
+            case Kind.PLAN:
+                plan = client.manage_plan(ManagePlanRequest(get=ManagePlanRequest.GetPlan(name=item.plan.name)))
+                return _item(item.kind, plan.get.plan)
+            case Kind.RULES:
+                return _rules_of(client, item.rules.domain)
+            case Kind.KEY:
+                key = client.manage_key(ManageKeyRequest(get=ManageKeyRequest.GetKey(key_id=item.key.key_id)))
+                return _item(item.kind, key.get.key)
+            case Kind.OVERRIDE:
+                return _override(client, item.set_for)
+    except NotFound:
+        return None
+
+
 def has_expired(item: Item, now: datetime) -> bool:
     """Whether a key, or an override, has ended at the time NOW, in UTC."""
     message: Message = item.set_for.override if item.kind is Kind.OVERRIDE else item.message
@@ -73,8 +92,12 @@ def _rules(client: Client) -> Iterator[Item]:
 
     for page in _pages(read):
         for heading in page.domains:
-            action = ManageRulesRequest.GetRules(domain=heading.domain)
-            yield _item(Kind.RULES, client.manage_rules(ManageRulesRequest(get=action)).get.rules)
+            yield _rules_of(client, heading.domain)
+
+
+def _rules_of(client: Client, domain: str) -> Item:
+    action = ManageRulesRequest.GetRules(domain=domain)
+    return _item(Kind.RULES, client.manage_rules(ManageRulesRequest(get=action)).get.rules)
 
 
 def _keys(client: Client) -> Iterator[Item]:
@@ -93,6 +116,24 @@ def _overrides(client: Client) -> Iterator[Item]:
 
     for page in _pages(read):
         yield from (Item(Kind.OVERRIDE, set_for) for set_for in page.overrides)
+
+
+def _override(client: Client, set_for: SetFor) -> Item | None:
+    """The override of this target and name, None if there is none, or it has expired."""
+    request = ManageOverrideRequest(list=ManageOverrideRequest.ListOverrides())
+    if set_for.HasField("key_id"):
+        request.key_id = set_for.key_id
+    else:
+        request.subject = set_for.subject
+    name = set_for.override.limit.name
+    for override in client.manage_override(request).list.overrides:
+        if override.limit.name == name:
+            found = SetFor()
+            found.CopyFrom(set_for)
+            found.override.CopyFrom(override)
+            item = Item(Kind.OVERRIDE, found)
+            return None if has_expired(item, datetime.now(UTC)) else item
+    return None
 
 
 def _pages(read: Callable[[str], Any]) -> Iterator[Any]:

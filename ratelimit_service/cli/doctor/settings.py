@@ -6,13 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 
-import grpc
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
-
 from ratelimit_service.cli.doctor.findings import Finding
+from ratelimit_service.cli.doctor.running import running_server
 from ratelimit_service.cli.environment import variable_name
-from ratelimit_service.cli.target import TLS_VARIABLES, dialable
+from ratelimit_service.cli.target import TLS_VARIABLES
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupError
 from ratelimit_service.server.exposure import check_gateways, open_ports
@@ -30,7 +27,6 @@ _OF_COMMANDS = {
     "RATELIMIT_API_KEY",
     "RATELIMIT_TRACEBACK",
 }
-_HEALTH_SECONDS = 2.0
 _FEW_CONNECTIONS = 3_000
 
 
@@ -124,11 +120,7 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
     try:
         PortLock(settings.listen).close()
     except StartupError as error:
-        health = _health(settings.listen)
-        if health:
-            yield Finding.ok("port", f"a ratelimit-service runs on {settings.listen} and reports {health}")
-        else:
-            yield Finding.error("port", str(error))
+        yield running_server(settings) or Finding.error("port", str(error))
         return
     yield Finding.ok("port", f"{settings.listen} is free")
     if settings.admin_listen:
@@ -175,14 +167,3 @@ def check_webhook(settings: Settings) -> Iterator[Finding]:
         yield Finding.error("webhook", str(error))
     else:
         yield Finding.ok("webhook", "alerts are sent; `ratelimit-service alerts test` tries it")
-
-
-def _health(listen: str) -> str:
-    """The health status that the server on the port reports, empty if it is not a ratelimit-service."""
-    request = HealthCheckRequest(service="ratelimit.v1.RateLimitService")
-    with grpc.insecure_channel(dialable(listen)) as channel:
-        try:
-            response = HealthStub(channel).Check(request, timeout=_HEALTH_SECONDS)
-        except grpc.RpcError:
-            return ""
-    return str(HealthCheckResponse.ServingStatus.Name(response.status))

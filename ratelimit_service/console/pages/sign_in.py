@@ -6,9 +6,12 @@ from typing import NamedTuple
 import structlog
 from starlette.responses import Response
 
+from ratelimit_service.api.authentication import deferred_token
 from ratelimit_service.console.security.sessions import clear_session_cookie, set_session_cookie
 from ratelimit_service.console.visit import WELCOME, Visit
-from ratelimit_service.errors import PermissionDenied, Unauthenticated
+from ratelimit_service.errors import LookupDeferred, PermissionDenied, Unauthenticated
+from ratelimit_service.management.sessions import invalid_token
+from ratelimit_service.management.tokens import Token
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -32,10 +35,12 @@ async def sign_in(visit: Visit) -> Response:
     """Open a session, with a new value whatever cookie was sent, and go on to the page that was asked for."""
     following = visit.local(visit.form.text("next"))
     peer = visit.request.client.host if visit.request.client else ""
+    text = visit.form.text("token")
     try:
-        value, session = await visit.services.sessions.open(visit.form.text("token"), replaced=visit.session_value)
+        await _check_known(visit, text)
+        value, session = await visit.services.sessions.open(text, replaced=visit.session_value)
     except Unauthenticated as error:
-        _log.warning("sign-in with a wrong token", peer=peer)
+        visit.console.wrong_tokens.add("console", error.reason, f"the last one from {peer}")
         wait = await visit.console.guesses.wrong(peer)
         if wait:
             return _too_many(visit, following, wait)
@@ -49,6 +54,7 @@ async def sign_in(visit: Visit) -> Response:
     _log.info("signed in to the console", name=session.caller.name, peer=peer)
     if visit.session_value:
         visit.console.sessions.close(visit.session_value)
+    visit.console.sessions.opened(value, session)
     response = visit.redirect_to(following)
     set_session_cookie(visit.request, response, value)
     secure = visit.request.url.scheme == "https"
@@ -64,6 +70,20 @@ async def sign_out(visit: Visit) -> Response:
     response = visit.redirect("sign-in")
     clear_session_cookie(visit.request, response)
     return response
+
+
+async def _check_known(visit: Visit, text: str) -> None:
+    """Raise Unauthenticated for a token that is not valid, at no cost of its own: anybody can make tokens up.
+
+    Raises Unavailable if tokens cannot be read, or too many unknown ones wait for that.
+    """
+    token = Token.parse(text)
+    try:
+        stored = None if token is None else await visit.services.tokens.find(token.token_id)
+    except LookupDeferred:
+        raise deferred_token() from None
+    if token is None or stored is None or not stored.accepts(token):
+        raise invalid_token()
 
 
 def _too_many(visit: Visit, following: str, wait: int) -> Response:

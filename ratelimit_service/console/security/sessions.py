@@ -11,14 +11,15 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from ratelimit_service.api.authentication import TOKEN_TTL
+from ratelimit_service.console.security.session_lookups import SessionLookups, SessionSource
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import Unavailable
-from ratelimit_service.management.sessions import SESSION_US, Session
+from ratelimit_service.management.sessions import SESSION_US, Session, is_session_value
 
 _MAX_CACHED: Final = 1024
 
 
-class Sessions(Protocol):
+class Sessions(SessionSource, Protocol):
     """Finds sessions."""
 
     async def get(self, value: str, /) -> Session | None:
@@ -34,11 +35,13 @@ class _Found(NamedTuple):
 class SessionReader:
     """Finds the session of a cookie, at most TOKEN_TTL seconds old: so soon a revoked token ends all its sessions.
 
+    A value that is not that of a session in memory may be made up: its lookup waits for others (`SessionLookups`).
     While sessions cannot be read, one that was open the last time stays open: the console has to say what is wrong.
     """
 
     def __init__(self, sessions: Sessions, clock: Clock, now: Callable[[], float] = monotonic) -> None:
         self._sessions = sessions
+        self._lookups = SessionLookups(sessions)
         self._clock = clock
         self._now = now
         self._found: OrderedDict[bytes, _Found] = OrderedDict()
@@ -47,6 +50,8 @@ class SessionReader:
 
     async def get(self, value: str) -> Session | None:
         """Return the open session with this value, or None. Raises Unavailable if it was never read."""
+        if not is_session_value(value):
+            return None
         digest = _digest(value)
         found = self._found.get(digest)
         if found is not None and self._now() < found.until:
@@ -56,6 +61,10 @@ class SessionReader:
             pending = self._pending[digest] = asyncio.create_task(self._read(value, digest))
             pending.add_done_callback(lambda task: self._settled(digest, task))
         return self._current(digest, await asyncio.shield(pending))
+
+    def opened(self, value: str, session: Session) -> None:
+        """Take a session as open, which it is since just now: its first request need not be looked up."""
+        self._keep(_digest(value), session)
 
     def close(self, value: str) -> None:
         """Take a session as closed from now on, whatever a read that has begun already will find."""
@@ -69,19 +78,22 @@ class SessionReader:
         return session
 
     async def _read(self, value: str, digest: bytes) -> Session | None:
+        found = self._found.get(digest)
         try:
-            session = await self._sessions.get(value)
+            session = await (self._lookups.find(value) if found is None else self._sessions.get(value))
         except Unavailable:
-            found = self._found.get(digest)
             if found is None:
                 raise
             session = found.session
         self._found.pop(digest, None)
         if session is not None:
-            while len(self._found) >= _MAX_CACHED:
-                self._found.popitem(last=False)
-            self._found[digest] = _Found(session, self._now() + TOKEN_TTL)
+            self._keep(digest, session)
         return session
+
+    def _keep(self, digest: bytes, session: Session) -> None:
+        while len(self._found) >= _MAX_CACHED:
+            self._found.popitem(last=False)
+        self._found[digest] = _Found(session, self._now() + TOKEN_TTL)
 
     def _settled(self, digest: bytes, task: "asyncio.Task[Session | None]") -> None:
         del self._pending[digest]

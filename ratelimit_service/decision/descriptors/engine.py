@@ -33,7 +33,7 @@ from ratelimit_service.decision.descriptors.rules import RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import UNREADABLE, AppliedLimit, LimitSet, RuleTree
 from ratelimit_service.decision.descriptors.usage import Decided, Part, counted, counts_of
-from ratelimit_service.decision.key_resolver import KeyResolver
+from ratelimit_service.decision.key_resolver import KeyName, KeyResolver
 from ratelimit_service.decision.limit import Concurrency, clip_resource
 from ratelimit_service.decision.lru import LruCache
 from ratelimit_service.decision.outcome import refusal_of, wait_for
@@ -43,7 +43,7 @@ from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.usage import NO_SERIES, Series
 from ratelimit_service.decision.usage_tally import UsageTally
-from ratelimit_service.errors import InvalidArgument, LookupDeferred, Unavailable
+from ratelimit_service.errors import InvalidArgument, LookupDeferred, ServiceError, Unavailable
 
 _EXPIRED = Validity(0)
 _NEW = LookupDeferred("not looked up yet")
@@ -97,7 +97,8 @@ class PreparedRequest(NamedTuple):
     `single` is the item of a request with one descriptor, if that is pending, as in nearly every request. `denied`:
     whether a status is a denial, so that the others only peek. The request stays prepared as long as all `validities`
     are current. `after` are its descriptors that are charged afterwards, whatever becomes of the others; None if there
-    are none.
+    are none. `uncharged` is why one that was to be charged afterwards will not be, since its key was not looked up in
+    time, if no other descriptor admits the call.
     """
 
     items: Sequence[_Item]
@@ -107,6 +108,7 @@ class PreparedRequest(NamedTuple):
     charge: Charge
     validities: tuple[Validity, ...] = ()
     after: "_After | None" = None
+    uncharged: LookupDeferred | None = None
 
     def if_allowed(self) -> "PreparedRequest":
         """The same with all descriptors charged only if they fit."""
@@ -168,6 +170,7 @@ class DescriptorEngine:
         items: list[_Item] = []
         validities: list[Validity] = []
         tree: RuleTree | None = None
+        uncharged: LookupDeferred | None = None
         for index, descriptor in enumerate(request.descriptors):
             if descriptor.names_key:
                 api_key, resource = key_and_resource(index, descriptor)
@@ -181,35 +184,50 @@ class DescriptorEngine:
                     return None
                 else:
                     validities.append(_EXPIRED)
+                    if policy is not None and descriptor.hits > 0 and self._charges_keys_afterwards(request):
+                        uncharged = policy
                     unknown = refused(Reason.KEY_UNKNOWN, Source.POLICY)
                     items.append(_Settled(unknown if policy is None else undecided(), descriptor.hits))
             else:
                 tree = tree or self._tree(request.domain)
                 validities.append(tree.validity)
                 items.append(_by_rules(tree, descriptor))
-        return _split(_apply_replacements(items), tuple(validities))
+        prepared = _split(_apply_replacements(items), tuple(validities))
+        if uncharged is None or any(map(_admits, items)):
+            return prepared
+        return prepared._replace(uncharged=uncharged)
+
+    def charges_afterwards(self, request: DescribedRequest) -> bool:
+        """Whether a request has only charges that are made afterwards, as far as that is known without a lookup."""
+        check_request(request)
+        if all(descriptor.names_key and descriptor.hits > 0 for descriptor in request.descriptors):
+            return self._charges_keys_afterwards(request)
+        prepared = self._prepare(request, {})
+        return prepared is not None and prepared.after is not None and not prepared.items
+
+    def _charges_keys_afterwards(self, request: DescribedRequest) -> bool:
+        return self._rules.charges_keys_afterwards(request.domain)[0]
 
     async def _resolve_all(self, request: DescribedRequest, deadline: float | None) -> Mapping[str, _Found]:
-        """The policies of the keys in a request that were not verified before."""
-        api_keys = {
-            key_and_resource(index, descriptor)[0]: None
-            for index, descriptor in enumerate(request.descriptors)
-            if descriptor.names_key
-        }
-        policies = await gather(*(self._resolve(api_key, deadline) for api_key in api_keys))
-        return dict(zip(api_keys, policies, strict=True))
-
-    async def _resolve(self, api_key: str, deadline: float | None) -> _Found:
-        try:
-            return self._keys.verified(api_key) or await self._keys.resolve(api_key, deadline)
-        except LookupDeferred as error:
-            return error
+        """The policies of the keys in a request, of which one was not verified before."""
+        found: dict[str, _Found] = {}
+        for index, descriptor in enumerate(request.descriptors):
+            if descriptor.names_key:
+                api_key, _ = key_and_resource(index, descriptor)
+                found[api_key] = self._keys.verified(api_key)
+        names = [KeyName(api_key) for api_key, policy in found.items() if policy is None]
+        for name, policy in zip(names, await self._keys.resolve_all(names, deadline), strict=True):
+            if isinstance(policy, ServiceError) and not isinstance(policy, LookupDeferred):
+                raise policy
+            found[name.api_key] = policy
+        return found
 
     async def decide(self, prepared: PreparedRequest, deadline: float | None = None) -> RequestDecision:
         """Charge the hits of all descriptors of a request, or none; none if DEADLINE passes before they can be sent.
 
         Raises Unavailable when the bucket store is unavailable and a descriptor's rules have RuleOnStoreFailure.FAIL.
-        Those that are charged afterwards are, whatever becomes of the others.
+        Those that are charged afterwards are, whatever becomes of the others: where these fail, they are denied, since
+        a repeat of the request would charge again.
         """
         if prepared.after is None:
             return await self._decide(prepared, deadline)
@@ -218,10 +236,13 @@ class DescriptorEngine:
         at_once, after = await gather(
             self._decide(prepared, deadline), self._decide(prepared.after.request, deadline), return_exceptions=True
         )
-        for outcome in (at_once, after):
-            if isinstance(outcome, BaseException):
-                raise outcome
-        assert isinstance(at_once, RequestDecision) and isinstance(after, RequestDecision)  # noqa: S101, PT018  see above
+        if isinstance(after, BaseException):
+            raise after
+        if isinstance(at_once, ServiceError):
+            at_once = RequestDecision(allowed=False, statuses=(undecided(),) * len(prepared.items))
+            self.tally[Reason.DEGRADED_DENIED][Source.DEGRADED] += len(prepared.items)
+        elif isinstance(at_once, BaseException):
+            raise at_once
         first, second = iter(at_once.statuses), iter(after.statuses)
         statuses = [next(second if _is_afterwards(item) else first) for item in prepared.after.all_items]
         return RequestDecision(at_once.allowed and after.allowed, tuple(statuses))
@@ -361,6 +382,11 @@ def _if_allowed(item: _Item) -> _Item:
 
 def _is_afterwards(item: _Item) -> bool:
     return isinstance(item, _Pending) and item.afterwards
+
+
+def _admits(item: _Item) -> bool:
+    """Whether a descriptor decides if a call may go on, so that an error would let it pass a proxy that fails open."""
+    return isinstance(item, _Pending) and not item.afterwards
 
 
 def _split(items: Sequence[_Item], validities: tuple[Validity, ...]) -> PreparedRequest:

@@ -137,6 +137,10 @@ class HeldCalls:
         decision = await self._engine.decide(call.check, deadline)
         return Reserved(_decided(decision, call.limits), decision.reservation_id)
 
+    def abandon(self, reservation_id: str) -> None:
+        """End a reservation whose caller has left before it learned of it, in the background."""
+        self._settlements.abandon(reservation_id)
+
     async def settle(self, call: EndedCall, deadline: float | None = None) -> RequestDecision:
         """Let a call's actual cost take the place of what was reserved, if its reservation is still open.
 

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from random import sample
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, BigInteger, Text, bindparam, text
+from sqlalchemy import ARRAY, BigInteger, Text, bindparam, select, text
 
 from ratelimit_service.alerts.ports import Near, PlanMinute, QuotaFloor
 from ratelimit_service.decision.limit import Counting, Window
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.tables import Microseconds
+from ratelimit_service.postgres.usage_tables import coverage
 from ratelimit_service.usage.query_range import MINUTE, Level
 
 _KEYS_OF_SUBJECT: Final = 20
@@ -98,6 +99,11 @@ class PostgresAlertUsage:
         async with self._database.reading() as connection:
             rows = await connection.execute(_PLAN_MINUTES, {"first": first * MINUTE, "last": last * MINUTE})
             return [PlanMinute._make(row) for row in rows]
+
+    async def complete_until(self) -> int | None:
+        """Read the time before which all counts are there, None if none is known. Raises StoreUnavailable."""
+        async with self._database.reading() as connection:
+            return await connection.scalar(select(coverage.c.complete_until))
 
     async def near(self, first: int, floors: Sequence[QuotaFloor], count: int) -> Near:
         """Read keys of subjects that may be near a quota. Raises StoreUnavailable."""

@@ -1,11 +1,11 @@
 """Alerts and their messages in Postgres."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from sqlalchemy import Row, case, delete, func, insert, literal, select, tuple_, update
+from sqlalchemy import Row, Select, case, delete, func, insert, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.alerts.alert import Alert, Delivery, DeliveryEvent, DeliveryState, Rule
@@ -17,7 +17,9 @@ from ratelimit_service.usage.ports import Term
 _MAX_LISTED: Final = 20
 """Messages that are listed with an alert."""
 
-_IS_FIRING = case((alerts.c.end_time.is_(None), 1), else_=0)
+_IS_OPEN: Final = alerts.c.end_time.is_(None)
+_IS_FIRING = case((_IS_OPEN, 1), else_=0)
+_EPISODE: Final = tuple_(alerts.c.target, alerts.c.limit_name)
 
 
 class PostgresAlertRepository:
@@ -26,10 +28,30 @@ class PostgresAlertRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def firing(self) -> Sequence[Alert]:
-        """Read the alerts that are firing, without their messages."""
-        statement = select(alerts).where(alerts.c.end_time.is_(None)).order_by(alerts.c.alert_id)
+    async def firing(self, rules: Collection[Rule]) -> Sequence[Alert]:
+        """Read all alerts of these rules that are firing, without their messages."""
+        statement = _firing().where(alerts.c.rule.in_([rule.value for rule in rules])).order_by(alerts.c.alert_id)
         return [_alert(row) for row in await self._connection.execute(statement)]
+
+    async def firing_after(self, rule: Rule, after: tuple[str, str], count: int) -> Sequence[Alert]:
+        """Read at most COUNT alerts of a rule that are firing, in the order of the index of them."""
+        statement = (
+            _firing()
+            .where(alerts.c.rule == rule.value, tuple_(*map(literal, after)) < _EPISODE)
+            .order_by(alerts.c.target, alerts.c.limit_name)
+            .limit(count)
+        )
+        return [_alert(row) for row in await self._connection.execute(statement)]
+
+    async def firing_of(self, rule: Rule, of: Collection[tuple[str, str]]) -> Sequence[Alert]:
+        """Read the alerts of a rule that are firing OF these targets and limits."""
+        statement = _firing().where(alerts.c.rule == rule.value, _EPISODE.in_(of))
+        return [_alert(row) for row in await self._connection.execute(statement)]
+
+    async def count_firing(self) -> Mapping[Rule, int]:
+        """Count the alerts that are firing, of each rule that has any."""
+        statement = select(alerts.c.rule, func.count()).where(_IS_OPEN).group_by(alerts.c.rule)
+        return {Rule(rule): count for rule, count in await self._connection.execute(statement)}
 
     async def list(self, *, after: tuple[int, int] | None, count: int) -> Sequence[Alert]:
         """Read at most COUNT alerts with messages: those that are firing first, the newest first."""
@@ -131,6 +153,10 @@ class PostgresLeaderTransactions:
         """Begin a transaction in which the lease is held."""
         async with self._lease.writing(self._database, term) as connection:
             yield PostgresAlertRepository(connection)
+
+
+def _firing() -> Select[Any]:
+    return select(alerts).where(_IS_OPEN)
 
 
 def _content(alert: Alert) -> dict[str, Any]:

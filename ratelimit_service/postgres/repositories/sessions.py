@@ -1,5 +1,7 @@
 """Sessions of the console in Postgres."""
 
+from collections.abc import Collection, Sequence
+
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -13,11 +15,13 @@ class PostgresSessionRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def get(self, digest: bytes) -> StoredSession | None:
-        """Read a session, expired or not."""
-        statement = select(console_sessions).where(console_sessions.c.digest == digest)
-        row = (await self._connection.execute(statement)).one_or_none()
-        return None if row is None else StoredSession(bytes(row.digest), row.token_id, row.create_time, row.expire_time)
+    async def find(self, digests: Collection[bytes]) -> Sequence[StoredSession]:
+        """Read the sessions with these digests, expired or not."""
+        statement = select(console_sessions).where(console_sessions.c.digest.in_(digests))
+        return [
+            StoredSession(bytes(row.digest), row.token_id, row.create_time, row.expire_time)
+            for row in await self._connection.execute(statement)
+        ]
 
     async def add(self, session: StoredSession) -> None:
         """Insert a new session."""

@@ -1,5 +1,6 @@
 """Responses: headers, messages and trailers."""
 
+import asyncio
 from base64 import b64encode
 from typing import Final
 from urllib.parse import quote
@@ -73,13 +74,21 @@ class ResponseStream:
         self._send = send
         self._started = False
 
-    async def write(self, framed: bytes) -> None:
-        """Send messages. Waits while the caller does not read. Raises CallerGone."""
+    async def write(self, framed: bytes, ended: "asyncio.Future[None]") -> None:
+        """Send messages. Waits while the caller does not read.
+
+        Raises CallerGone, and what ENDED fails with meanwhile: what was to be sent may still be, before the end.
+        """
         try:
             if not self._started:
                 self._started = True
                 await self._send(_START)
-            await self._send({"type": "http.response.body", "body": framed, "more_body": True})
+            sent = asyncio.ensure_future(self._send({"type": "http.response.body", "body": framed, "more_body": True}))
+            await asyncio.wait((sent, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not sent.done():
+                sent.add_done_callback(_ignore)  # what Envoy's application was given is not cancelled
+                ended.result()
+            sent.result()
         except OSError:
             raise CallerGone from None
 
@@ -99,6 +108,12 @@ class ResponseStream:
         code, trailers = _error_trailers(error, method)
         end = {"type": "http.response.trailers", "headers": trailers}
         return code if await _send_end(self._send, _NO_BODY, end) else Code.CANCELLED
+
+
+def _ignore(sent: "asyncio.Future[None]") -> None:
+    """Take note of an error, so that it is not reported as one that nobody noticed."""
+    if not sent.cancelled():
+        sent.exception()
 
 
 async def _send_end(send: Send, *events: Event) -> bool:

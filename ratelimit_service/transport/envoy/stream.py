@@ -76,7 +76,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
                     if checks:
                         async with turn:
                             decided = await decide(checks, caller, deadline)
-                        await responses.write(b"".join(map(frame, decided)))
+                        await responses.write(b"".join(map(frame, decided)), revoked)
                     if error is not None:
                         raise error
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 from ratelimit_service.api.authentication import ANONYMOUS, Caller, share_of
 from ratelimit_service.api.messages import missing_message
 from ratelimit_service.api.overload.fair_queue import Generation
+from ratelimit_service.api.reserving import Reserving
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.errors import Code, ServiceError, release
 from ratelimit_service.transport.envoy.admission import Method, admitted
@@ -42,7 +43,7 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
     bare = method.bounds.bare
     waiting = bare.waiting
 
-    async def respond(scope: Scope, receive: Receive, send: Send, began: float) -> bytes:
+    async def respond(scope: Scope, receive: Receive, send: Send, began: float) -> Serializable:
         headers = headers_of(scope)
         deadline = deadline_of(headers)
         # Envoy does not cancel a call that is abandoned: it reports that here, and everything below runs without
@@ -64,15 +65,16 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
         if len(data) >= heavy_from:
             async with heavy.turn(share_of(caller, scope.get("client")), deadline):
                 check_deadline(deadline)
-                return frame((await call(read(data), caller, deadline)).SerializeToString())
+                return await call(read(data), caller, deadline)
         request = read(data)
         check_deadline(deadline)
-        return frame((await call(request, caller, deadline)).SerializeToString())
+        return await call(request, caller, deadline)
 
     async def handle(scope: Scope, receive: Receive, send: Send, generation: Generation) -> None:
-        began, given_up = monotonic(), False
+        began, given_up, response = monotonic(), False, None
         try:
-            framed = await respond(scope, receive, send, began)
+            response = await respond(scope, receive, send, began)
+            framed = frame(response.SerializeToString())
         except Exception as error:  # noqa: BLE001 the last place that can respond
             given_up = isinstance(error, GivenUp)
             code = await _respond_to(error, send, method)
@@ -81,6 +83,8 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
         end(generation, monotonic() - began if code is Code.OK else None)
         if code is Code.CANCELLED and not given_up:  # what was given up cost next to nothing
             method.bounds.overload.count_wasted(scope.get("client"))
+            if isinstance(response, Reserving):
+                response.abandon()
         count(name, code)
 
     return admitted(method, handle)
@@ -99,16 +103,16 @@ async def _gather(
 ) -> bytes:
     """The message of a call of which the FIRST part has arrived, once the caller has closed its side.
 
-    What follows the message is ignored, as by grpc-core.
+    What follows the message is ignored, as by grpc-core. Some clients close their side with a frame of its own; until
+    that comes, a message that is whole is held like one that is not.
     """
     body, more = first
     frames = FrameReader(encoding)
     message = _first(frames, body)
-    if message is not None and more:  # some clients close their side with a frame of its own
-        _, more = body_of(await receive())
     with method.bounds.unfinished.begin(scope.get("client")) as wait:
         while more:
-            body, more = body_of(await wait.next(receive, frames.incomplete))
+            held = frames.incomplete + (0 if message is None else len(message))
+            body, more = body_of(await wait.next(receive, held))
             if message is None:
                 message = _first(frames, body)
     if message is None:

@@ -88,7 +88,7 @@ class Unfinished:
 
 
 class Wait:
-    """One call that waits for the rest of its message."""
+    """One call that waits for the rest of its message, or for its caller to close its side."""
 
     __slots__ = ("_all", "_given_up", "_held", "_portions", "_until", "connection")
 
@@ -131,7 +131,10 @@ class Wait:
             return event.result()
         if self._given_up.done():
             raise _too_many()
-        raise DeadlineExceeded(f"the message was not whole {MESSAGE_SECONDS:.0f} seconds after it had begun to arrive")
+        raise DeadlineExceeded(
+            f"the message was not whole {MESSAGE_SECONDS:.0f} seconds after it had begun to arrive, or the call's "
+            "requests not ended; send both at once"
+        )
 
     def give_up(self) -> None:
         """Wait no longer."""

@@ -1,9 +1,9 @@
 """Between the bytes on the wire and the services: reading, checking and writing messages."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Final, TypeVar, cast
 
 from ratelimit_service.api.authentication import UNDECIDED, Admission, Caller, share_of
 from ratelimit_service.api.messages import MAX_MESSAGE, check_stream_headers, message_too_large, missing_message
@@ -16,8 +16,10 @@ from ratelimit_service.transport.grpcio.context import Context, deadline_of, siz
 from ratelimit_service.transport.grpcio.interceptors import Call, Handler
 from ratelimit_service.transport.grpcio.unfinished import Unfinished
 
+MAX_WAITING_BYTES: Final = MAX_MESSAGE
+"""Bytes of messages that wait on a stream, beyond which no more are read of it: 256 checks have half of that."""
+
 Request = TypeVar("Request")
-T = TypeVar("T")
 
 
 def unary(
@@ -50,8 +52,9 @@ def unary(
 def stream(service: RateLimitService, admission: Admission) -> Handler:
     """A handler that has SERVICE decide the checks of a stream, those that arrived meanwhile together, in order.
 
-    Writing waits while the caller does not read, and so do the decisions. ADMISSION, by which the stream was admitted,
-    also ends it when its caller's token is revoked.
+    Writing waits while the caller does not read, and so do the decisions; what the stream holds meanwhile is bounded by
+    MAX_WAITING_BYTES and a message. ADMISSION, by which the stream was admitted, also ends it, even then, when its
+    caller's token is revoked.
     """
     read, decide = service.reader.stream, service.decide_group
     streams = OpenStreams()
@@ -64,15 +67,26 @@ def stream(service: RateLimitService, admission: Admission) -> Handler:
         context = call.context
         check_stream_headers(size_of_headers(context))
         deadline = deadline_of(context)
+        begun = False
         with admission.watching(call.presented) as revoked, streams.one(revoked) as used:
-            async with aclosing(in_groups(messages(context), max_size=MAX_BATCH, stop=revoked)) as groups:
+            arrived = in_groups(messages(context), max_size=MAX_BATCH, max_bytes=MAX_WAITING_BYTES, stop=revoked)
+            async with aclosing(arrived) as groups:
                 async for group in groups:
                     used()
                     if call.caller is UNDECIDED:
                         call.caller = await admission.admit(call.presented, deadline)
                     checks, error = read(group)
-                    for response in await decide(checks, call.caller, deadline):
-                        await context.write(response)
+                    responses = await decide(checks, call.caller, deadline)
+                    group.clear()  # nothing of it is kept while the caller does not read
+                    checks.clear()
+                    if responses and not begun:
+                        # Apart from the first response: the library sends no status after a write that was interrupted
+                        # before it knew that these had been sent.
+                        await context.send_initial_metadata(())
+                        begun = True
+                    with _interrupted_by(revoked):
+                        for response in responses:
+                            await context.write(response)
                     if error is not None:
                         raise error
         return b""
@@ -80,26 +94,55 @@ def stream(service: RateLimitService, admission: Admission) -> Handler:
     return handle
 
 
+@contextmanager
+def _interrupted_by(ended: "asyncio.Future[None]") -> Iterator[None]:
+    """Interrupt the block when ENDED fails, and raise what it has failed with."""
+    task = cast("asyncio.Task[object]", asyncio.current_task())
+    within, interrupted = True, False
+
+    def interrupt(_ended: "asyncio.Future[None]") -> None:
+        nonlocal interrupted
+        if within:
+            interrupted = task.cancel()
+
+    ended.add_done_callback(interrupt)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if interrupted and not task.uncancel():  # else the caller has gone as well
+            ended.result()
+        raise
+    finally:
+        within = False
+        ended.remove_done_callback(interrupt)
+
+
 async def in_groups(
-    items: AsyncIterator[T], *, max_size: int, stop: "asyncio.Future[None] | None" = None
-) -> AsyncGenerator[list[T], None]:
+    items: AsyncIterator[bytes], *, max_size: int, max_bytes: int, stop: "asyncio.Future[None] | None" = None
+) -> AsyncGenerator[list[bytes], None]:
     """Yield what has arrived since the last group, 1 to MAX_SIZE items, in order, without waiting for more.
 
-    Reading stops while MAX_SIZE items are waiting, so that the transport applies back pressure to a fast sender. An
-    error of ITEMS is raised after all that came before it. What STOP fails with is raised at once.
+    Reading stops while MAX_SIZE items are waiting, or MAX_BYTES in them, which the last one may exceed, so that the
+    transport applies back pressure to a fast sender. An error of ITEMS is raised after all that came before it. What
+    STOP fails with is raised at once.
     """
-    waiting: list[T] = []
+    waiting: list[bytes] = []
+    size = 0
     changed = asyncio.Condition()
     ended = False
 
+    def has_room() -> bool:
+        return len(waiting) < max_size and size < max_bytes
+
     async def read() -> None:
-        nonlocal ended
+        nonlocal ended, size
         try:
             async for item in items:
                 async with changed:
-                    await changed.wait_for(lambda: len(waiting) < max_size)
                     waiting.append(item)
+                    size += len(item)
                     changed.notify_all()
+                    await changed.wait_for(has_room)
         finally:
             ended = True
             async with changed:
@@ -116,6 +159,7 @@ async def in_groups(
                     stop.result()
                 group = waiting.copy()
                 waiting.clear()
+                size = 0
                 changed.notify_all()
             if not group:
                 break

@@ -174,16 +174,57 @@ def test_calls_are_limited_beside_tokens(gateway: Gateway) -> None:
     assert (denied.status, denied.json["violated-policies"]) == (429, ["calls"])
 
 
-def test_what_is_not_charged(gateway: Gateway, model: LanguageModel) -> None:
-    """As the README says: answers without usage, cut ones and errors cost nothing; nothing passes without a key."""
+def test_answers_of_unknown_cost(gateway: Gateway) -> None:
+    """Without a usage, cut off by upstream or left by the client, each is one token and one call; an error is none."""
     key = gateway.customer(1_000_000)
     assert gateway.ask(key, stream=True).status == 200
     assert gateway.ask(key, stream=False).status == 200
     assert gateway.ask(key, stream=False, status=500).status == 500
     assert gateway.ask(key, stream=True, prompt=5, completion=5, cut=True).status == 200
     assert gateway.ask(key, stream=True, prompt=1, completion=1).status == 200
-    gateway.until_used(key, 5)
-    assert gateway.used(key)["calls"] == 1
+    gateway.until_used(key, 8)
+    for chunks, delay in ((100_000, 0.0), (1, 1.0)):  # the client leaves while it reads, and before there is anything
+        answer = {"prompt": 5, "completion": 5, "chunks": chunks, "delay": delay}
+        body = json.dumps({"model": "small-1", "stream": True, "answer": answer})
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.envoy.port, timeout=30)
+        connection.request("POST", "/v1/chat/completions", body, {"x-api-key": key, "content-type": "application/json"})
+        if not delay:
+            connection.getresponse().read(100)
+        else:
+            time.sleep(delay / 2)
+        connection.close()
+    gateway.until_used(key, 10)
+    assert gateway.used(key)["calls"] == 6
+
+
+def test_an_answer_without_tokens_of_its_own(gateway: Gateway) -> None:
+    """As embeddings are: the question is charged."""
+    key = gateway.customer(1_000_000)
+    assert gateway.ask(key, stream=False, prompt=7).status == 200
+    gateway.until_used(key, 7)
+
+
+@pytest.mark.parametrize("body", ['{"model": "large-2", "x": NaN}', '{"model": "large-2"', "model=large-2"])
+def test_a_body_that_hides_the_model(gateway: Gateway, model: LanguageModel, body: str) -> None:
+    """What Envoy cannot read is refused, whatever upstream would make of it."""
+    key = gateway.customer(1_000_000)
+    assert gateway.post(body, x_api_key=key, content_type="application/json").status == 403
+    assert not model.headers
+
+
+def test_a_model_that_is_named_twice(gateway: Gateway, model: LanguageModel) -> None:
+    """The last one counts, as upstream has it."""
+    key = gateway.customer(1_000_000, large=100)
+    answer = '"answer": {"prompt": 200, "completion": 0}'
+    body = '{"model": "small-1", "model": "large-2", ' + answer + "}"
+    assert gateway.post(body, x_api_key=key, content_type="application/json").status == 200
+    gateway.until_used(key, 200)
+    assert gateway.post(body, x_api_key=key, content_type="application/json").status == 429
+    assert model.reported == 200
+
+
+def test_nothing_passes_without_a_key(gateway: Gateway, model: LanguageModel) -> None:
+    """Whatever is in place of one."""
     requests = len(model.headers)
     body = json.dumps({"model": "small-1", "answer": {"prompt": 1, "completion": 1}})
     assert gateway.post(body, content_type="application/json").status == 401

@@ -452,7 +452,7 @@ async def test_many_keys_are_created_and_changed(console: Console) -> None:
         assert results[0]["key"]["state"] == state
         assert results[1]["error"] == {
             "reason": "KEY_NOT_FOUND",
-            "message": f"there is no key {UNKNOWN}",
+            "message": f"there is no key {UNKNOWN}: list keys to see what exists",
             "metadata": {"key_id": UNKNOWN},
         }
 

@@ -237,7 +237,8 @@ async def test_calls_whose_key_is_read_are_no_queue(control: OverloadControl) ->
         generation = control.begin()
         assert generation is not None
         if excused:
-            control.excuse()
+            async with control.excuse():
+                pass
         control.end(generation, 0.25)
 
     await asyncio.create_task(call(excused=True))
@@ -246,3 +247,15 @@ async def test_calls_whose_key_is_read_are_no_queue(control: OverloadControl) ->
     await asyncio.create_task(call(excused=False))
     control.adapt(0.0)
     assert control.bound < MAX_BOUND
+
+
+async def test_counts_by_caller_that_nobody_takes_are_dropped(control: OverloadControl) -> None:
+    """On a transport without a proxy in front nobody does: they do not grow with every connection."""
+    control.count_wasted(1)
+    for _ in range(10):
+        control.adapt(0.0)
+    assert control.take_refused_of() == {1: 1}
+    for connection in range(1_000):
+        control.count_wasted(connection)
+        control.adapt(0.0)
+    assert len(control.refused_of) < 200

@@ -34,6 +34,18 @@ async def test_within_a_queue_the_oldest_or_the_newest_is_next() -> None:
     assert queue.oldest() is second
 
 
+async def test_a_call_leaves_its_queue_from_wherever_it_is() -> None:
+    """The others keep their order, and one that has left already is no longer there to be removed."""
+    queue = FairQueue()
+    first, second, third = (push(queue, "", 1) for _ in range(3))
+    for call in (second, second, third):
+        queue.remove(call)
+    assert len(queue) == 1
+    assert queue.oldest() is first
+    assert queue.pop(newest=True) is first
+    assert not queue.shared
+
+
 async def test_room_is_made_at_the_cost_of_long_queues() -> None:
     """The oldest call of the queue with the most calls goes, or of the newcomer's own if that has its share."""
     queue = FairQueue()

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from time import monotonic
 
 import pytest
 
 from ratelimit_service.api.overload import heavy as module
 from ratelimit_service.api.overload.control import OVERLOADED
 from ratelimit_service.api.overload.fair_queue import Share
-from ratelimit_service.api.overload.heavy import AT_ONCE, MAX_WAIT, MAX_WAITING, HeavyCalls
+from ratelimit_service.api.overload.heavy import AT_ONCE, MAX_ASIDE, MAX_WAIT, MAX_WAITING, HeavyCalls
 from ratelimit_service.errors import DeadlineExceeded, Overloaded
 
 
@@ -30,6 +31,23 @@ class World:
         async def run() -> None:
             async with self.heavy.turn(Share(caller, connection), deadline):
                 self.begun.append(caller or connection)
+                await ended.wait()
+
+        self._tasks.append(asyncio.create_task(run()))
+        await asyncio.sleep(0)
+        return ended.set
+
+    async def reading_call(self, connection: int, keys: asyncio.Event) -> Callable[[], None]:
+        """Begin a call that is aside until KEYS are read, and has begun after that."""
+        ended = asyncio.Event()
+
+        async def run() -> None:
+            async with self.heavy.turn(Share("", connection), None):
+                place = self.heavy.place_of(asyncio.current_task())
+                assert place is not None
+                async with self.heavy.aside(place):
+                    await keys.wait()
+                self.begun.append(connection)
                 await ended.wait()
 
         self._tasks.append(asyncio.create_task(run()))
@@ -127,3 +145,78 @@ async def test_a_call_that_is_cancelled_takes_no_turn(world: World) -> None:
     world.cancel(AT_ONCE + 1)
     await settle()
     assert world.begun[AT_ONCE:] == [2]
+
+
+@pytest.mark.parametrize(("patience", "error"), [(0.05, DeadlineExceeded), (None, Overloaded)])
+async def test_nobody_waits_for_longer_than_a_second(
+    world: World, monkeypatch: pytest.MonkeyPatch, patience: float | None, error: type[Exception]
+) -> None:
+    """A call is refused when its time is over, also if no place becomes free, and then its turn is the next one's."""
+    monkeypatch.setattr(module, "MAX_WAIT", 0.15)
+    world.heavy = HeavyCalls(OVERLOADED, lambda: 0)
+    ends = [await world.call(1) for _ in range(AT_ONCE)]
+    began = monotonic()
+    with pytest.raises(error):
+        async with asyncio.timeout(5), world.heavy.turn(Share("", 2), None if patience is None else began + patience):
+            pass
+    assert monotonic() - began < 1
+    for end in ends:
+        end()
+    async with asyncio.timeout(5), world.heavy.turn(Share("", 3), None):
+        pass
+
+
+async def test_others_have_the_place_of_a_call_whose_keys_are_read(world: World) -> None:
+    """However many calls wait for their keys, others begin at once; afterwards they take turns again."""
+    keys = asyncio.Event()
+    ends = [await world.reading_call(1, keys) for _ in range(5 * AT_ONCE)]
+    await settle()
+    other = await world.call(2)
+    assert world.begun == [2]
+    keys.set()
+    await settle()
+    assert len(world.begun) == AT_ONCE
+    other()
+    for end in ends:
+        end()
+    for _ in range(10 * AT_ONCE):
+        await settle()
+    assert len(world.begun) == 5 * AT_ONCE + 1
+
+
+async def test_no_place_stays_free_for_the_time_in_which_keys_were_read(world: World) -> None:
+    """Only what a call itself took counts, or the calls of whoever makes up keys would hold up all others."""
+    keys = asyncio.Event()
+    ends = [await world.reading_call(1, keys) for _ in range(AT_ONCE)]
+    await settle()
+    world.answered += 100 * AT_ONCE
+    world.seconds += 0.5
+    keys.set()
+    await settle()
+    await world.call(2)
+    assert world.begun == [1] * AT_ONCE
+    ends[0]()
+    await settle()
+    assert world.begun == [1] * AT_ONCE + [2]
+
+
+async def test_a_call_that_ends_while_its_keys_are_read_takes_no_place(world: World) -> None:
+    """It has none that it could leave: as many calls as before are under way at a time."""
+    for index in range(3):
+        await world.reading_call(1, asyncio.Event())
+        world.cancel(index)
+    await settle()
+    for _ in range(AT_ONCE + 1):
+        await world.call(2)
+    assert world.begun == [2] * AT_ONCE
+
+
+async def test_few_calls_wait_for_their_keys(world: World) -> None:
+    """Beyond MAX_ASIDE a call is refused, and its place is the next one's."""
+    for _ in range(MAX_ASIDE + 1):
+        await world.reading_call(1, asyncio.Event())
+        await settle()
+    assert isinstance(world.error(MAX_ASIDE), Overloaded)
+    for _ in range(AT_ONCE):
+        await world.call(2)
+    assert world.begun == [2] * AT_ONCE

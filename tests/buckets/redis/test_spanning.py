@@ -133,7 +133,7 @@ async def test_a_charge_made_afterwards_is_made_in_each_slot(
     assert [result.wait_us > 0 for result in made.limit_results] == [False, True, False, True]
     assert await used(world.other, *buckets) == [7, 3, 7, 12]
     (row,) = world.usage.take(10)
-    assert (row.counts[:5], row.counts[-1]) == ([1, 7, 0, 0, 0], 4)
+    assert (row.counts[:5], row.counts[-3:]) == ([1, 7, 0, 0, 0], [4, 0, 0])
 
 
 async def test_a_peek_that_is_denied_denies_all(

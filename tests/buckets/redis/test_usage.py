@@ -67,7 +67,10 @@ def test_repeats_peeks_and_refunds_are_no_calls(store: ClockedStore, usage: Usag
 
 
 def test_reservations_count_what_they_cost(store: ClockedStore, usage: UsageReader) -> None:
-    """The estimate first, then the actual cost in its place, once; what an overdraft cannot take is clamped."""
+    """The estimate first, then the actual cost in its place, once; what an overdraft cannot take is clamped.
+
+    And how many calls reserved, and of how many the actual cost is known.
+    """
     bucket = Bucket(f"usage.{next(_numbers)}", 0, Limit("budget", Quota(10, Window.DAY), overdraft=2))
     series = _of_key("budget")
 
@@ -77,13 +80,13 @@ def test_reservations_count_what_they_cost(store: ClockedStore, usage: UsageRead
 
     made = _call(series, 6, bucket)
     store.charge([made._replace(reservation=Reserve(b"first", 30 * MICRO))], NOW_US)
-    assert usage.open() == {series.field: Counts(1, 6, limits=((0, 0),))}
+    assert usage.open() == {series.field: Counts(1, 6, limits=((0, 0),), reserved=1)}
     store.charge([settle(b"first", -4), settle(b"first", -4)], NOW_US)
-    assert usage.open() == {series.field: Counts(1, 2, limits=((0, 0),))}
+    assert usage.open() == {series.field: Counts(1, 2, limits=((0, 0),), reserved=1, settled=1)}
     store.charge([made._replace(reservation=Reserve(name, 30 * MICRO)) for name in (b"second", b"third")], NOW_US)
-    assert usage.open() == {series.field: Counts(2, 8, 1, limits=((1, 0),))}
+    assert usage.open() == {series.field: Counts(2, 8, 1, limits=((1, 0),), reserved=2, settled=1)}
     store.charge([settle(b"second", 9), settle(b"none", 9)], NOW_US)
-    assert usage.open() == {series.field: Counts(2, 17, 1, limits=((1, 0),), clamped=5)}
+    assert usage.open() == {series.field: Counts(2, 17, 1, limits=((1, 0),), clamped=5, reserved=2, settled=2)}
     assert store.charge([Charge((bucket,), (0,))], NOW_US)[0].limit_results[0].remaining == -2 * MICRO
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from buckets.redis.usage import MINUTE_US, Segment
-from ratelimit_service.decision.charge import Charge, ChargeResult
+from ratelimit_service.decision.charge import Charge, ChargeResult, Reserve, Settle
 from ratelimit_service.decision.limit import Mode
 from ratelimit_service.decision.usage import Counts, KeySeries, SegmentMeta, Series, parse_field
 
@@ -97,7 +97,8 @@ def _count(charge: Charge, result: ChargeResult, index: int) -> Counts | None:
     if not calls and not result.charged:
         return None
     if charge.afterwards:
-        return Counts(calls, cost, limits=((0, 0),) * len(names), clamped=result.clamped)
+        settled = int(isinstance(charge.reservation, Settle))
+        return Counts(calls, cost, limits=((0, 0),) * len(names), clamped=result.clamped, settled=settled)
     return Counts(
         calls if result.charged else 0,
         cost if result.charged else 0,
@@ -105,6 +106,7 @@ def _count(charge: Charge, result: ChargeResult, index: int) -> Counts | None:
         int(any(shadowed)),
         0,
         tuple(zip(denied, shadowed, strict=True)),
+        reserved=int(result.charged and isinstance(charge.reservation, Reserve)),
     )
 
 
@@ -114,4 +116,5 @@ def _sum(one: Counts | None, other: Counts | None) -> Counts | None:
     totals = [a + b for a, b in zip(one[:5], other[:5], strict=True)]
     pairs = zip(one.limits, other.limits, strict=True)
     limits = tuple((a + c, b + d) for (a, b), (c, d) in pairs)
-    return Counts(*totals, limits=limits, clamped=one.clamped + other.clamped)
+    after = (a + b for a, b in zip(one[6:], other[6:], strict=True))
+    return Counts(*totals, limits, *after)

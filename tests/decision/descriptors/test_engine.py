@@ -24,7 +24,14 @@ from decision.memory import burst
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.charge import NEVER
 from ratelimit_service.decision.descriptors.request import MAX_HITS, DescribedRequest, Descriptor
-from ratelimit_service.decision.descriptors.rules import Blocked, RuleCharge, RuleLimit, RuleOnStoreFailure, Unlimited
+from ratelimit_service.decision.descriptors.rules import (
+    Blocked,
+    DomainRules,
+    RuleCharge,
+    RuleLimit,
+    RuleOnStoreFailure,
+    Unlimited,
+)
 from ratelimit_service.decision.limit import MICRO, Counting, Quota, Window
 from ratelimit_service.decision.ports import Change, ChangeKind
 from ratelimit_service.decision.reason import Reason, Source
@@ -431,6 +438,37 @@ async def test_what_is_charged_afterwards_is_noted_while_the_store_is_away(
     assert [each.tokens for each in spent] == [12]
     (row,) = world.usage.take(10)
     assert row.counts[:5] == [1, 12, 0, 0, 1]
+
+
+async def test_what_fails_beside_a_charge_made_afterwards_is_denied() -> None:
+    """Not an error, whose repeat would charge again what was noted."""
+    owing = RuleLimit(Quota(10, Window.DAY), overdraft=20)
+    world = failing(RuleNode("a", "", (owing,), charge=RuleCharge.ALWAYS), node("b", "", quota(9)))
+    decision = await world.decide(describe(A, hits=12), describe(B), describe(A, hits=0))
+    assert [status.reason for status in decision.statuses] == [Reason.DEGRADED_DENIED] * 3
+    assert [each.tokens for each in world.engine._local.unreported(10)] == [12]  # type: ignore[attr-defined]
+
+
+async def test_a_charge_whose_key_is_not_read_in_time() -> None:
+    """Is one that was not made, unless another descriptor admits the call: an error would let that pass."""
+    world = World()
+    nodes = (node("b", "", quota(9), charge=RuleCharge.IF_ALLOWED),)
+    world.source.rules["shop"] = DomainRules("shop", nodes, charge=RuleCharge.ALWAYS)
+    await world.rules.refresh_all()
+    key = str(world.add_key())
+    world.policies.before_answer = asyncio.Event()
+
+    async def uncharged(*descriptors: Descriptor) -> bool:
+        request = DescribedRequest("shop", descriptors)
+        return (await world.engine.prepare(request, monotonic() + 0.02)).uncharged is not None
+
+    assert await uncharged(describe(("api_key", key), hits=3))
+    assert not await uncharged(describe(("api_key", key), hits=0))
+    assert not await uncharged(describe(("api_key", key), hits=3), describe(B))
+    assert world.engine.charges_afterwards(DescribedRequest("shop", [describe(("api_key", key), hits=3)]))
+    assert not world.engine.charges_afterwards(DescribedRequest("shop", [describe(("api_key", key), hits=0)]))
+    assert not world.engine.charges_afterwards(DescribedRequest("shop", [describe(B)]))
+    world.policies.before_answer.set()
 
 
 async def test_store_failure_of_a_plan() -> None:

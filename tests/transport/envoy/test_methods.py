@@ -11,11 +11,12 @@ from ratelimit_service.api.authentication import ANONYMOUS, Admission, Authentic
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.errors import Code
 from ratelimit_service.management.known_tokens import KnownTokens
-from ratelimit_service.transport.envoy.admission import Method
+from ratelimit_service.transport.envoy.admission import Bounds, Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Event, frame
 from ratelimit_service.transport.envoy.stream import stream
 from ratelimit_service.transport.envoy.unary import unary
+from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 HEADERS = {b"content-type": b"application/grpc", b"te": b"trailers"}
 
@@ -23,7 +24,7 @@ HEADERS = {b"content-type": b"application/grpc", b"te": b"trailers"}
 class Exchange:
     """One call of a method that returns what it gets: what arrives, and what is sent and counted."""
 
-    def __init__(self, *parts: bytes, **headers: str) -> None:
+    def __init__(self, *parts: bytes, bounds: Bounds | None = None, **headers: str) -> None:
         self.headers = HEADERS | {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
         self.events: list[Event] = [
             {"type": "http.request", "body": part, "more_body": number < len(parts)}
@@ -34,7 +35,8 @@ class Exchange:
         self.called: list[bytes] = []
         self.before_event: Callable[[int], float] = lambda _number: 0
         admission = Admission(Authenticator(KnownTokens(Source())), token_required=False)
-        self.method = Method("/a/B", admission, lambda _name, code: self.counted.append(code))
+        self.method = Method("/a/B", admission, lambda _name, code: self.counted.append(code), bounds or Bounds())
+        self.wait_before_last: asyncio.Event | None = None
 
     async def run(self, app: App) -> Code:
         """Run it to its end, and return the code that was counted."""
@@ -64,6 +66,8 @@ class Exchange:
 
     async def _receive(self) -> Event:
         await asyncio.sleep(self.before_event(len(self.events)))
+        if len(self.events) == 1 and self.wait_before_last is not None:
+            await self.wait_before_last.wait()
         return self.events.pop(0)
 
     async def _send(self, event: Event) -> None:
@@ -76,6 +80,39 @@ async def test_the_first_message_counts(parts: tuple[bytes, ...]) -> None:
     exchange = Exchange(*(part and frame(part) for part in parts))
     assert await exchange.unary() is Code.OK
     assert exchange.called == [b"one"]
+
+
+async def test_a_whole_message_is_counted_until_its_call_is_closed() -> None:
+    """While the caller does not close its side, the message is held as one that is not whole is, with all its bytes."""
+    message = b"x" * 60_000
+    exchange = Exchange(frame(message), b"")
+    unfinished = exchange.method.bounds.unfinished
+    held: list[int] = []
+
+    def before_event(left: int) -> float:
+        held.append(unfinished.size)
+        return 0.02 if left == 1 else 0
+
+    exchange.before_event = before_event
+    assert await exchange.unary() is Code.OK
+    assert held[0] == 0
+    assert held[1] >= len(message)
+    assert unfinished.size == 0
+
+
+async def test_whole_messages_give_way_as_others_do() -> None:
+    """Of calls that are never closed, those that have been waiting the longest end once all hold too much."""
+    bounds = Bounds(Unfinished(in_all=170_000))
+    exchanges = [Exchange(frame(b"x" * 60_000), b"", bounds=bounds) for _ in range(3)]
+    never = asyncio.Event()
+    for exchange in exchanges:
+        exchange.wait_before_last = never
+    calls = [asyncio.create_task(exchange.unary()) for exchange in exchanges]
+    await asyncio.sleep(0.05)
+    assert [call.done() for call in calls] == [True, False, False]
+    assert await calls[0] is Code.UNAVAILABLE
+    never.set()
+    assert await asyncio.gather(*calls[1:]) == [Code.OK, Code.OK]
 
 
 async def test_a_call_past_its_deadline_is_not_made() -> None:

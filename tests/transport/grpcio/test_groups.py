@@ -19,33 +19,36 @@ from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.transport.grpcio.handlers import in_groups, stream
 from ratelimit_service.transport.grpcio.interceptors import Call
 
+MANY = 2**20
+"""Bytes, more than any of these items have together."""
 
-async def numbers(count: int, *, pause_after: int = 0) -> AsyncIterator[int]:
+
+async def numbers(count: int, *, pause_after: int = 0) -> AsyncIterator[bytes]:
     """Count, giving way after every PAUSE_AFTER numbers."""
     for number in range(count):
-        yield number
+        yield b"%d" % number
         if pause_after and (number + 1) % pause_after == 0:
             await asyncio.sleep(0.01)
 
 
 async def test_order_and_completeness() -> None:
     """Everything is yielded once and in order, in groups of at most MAX_SIZE."""
-    groups = [group async for group in in_groups(numbers(1_000), max_size=64)]
-    assert [number for group in groups for number in group] == list(range(1_000))
+    groups = [group async for group in in_groups(numbers(1_000), max_size=64, max_bytes=MANY)]
+    assert [int(number) for group in groups for number in group] == list(range(1_000))
     assert max(map(len, groups)) <= 64
     assert len(groups) < 100
 
 
 async def test_a_lone_item_does_not_wait() -> None:
     """An item is yielded as soon as it has arrived, whether more arrive or not."""
-    waiting: asyncio.Queue[int] = asyncio.Queue()
+    waiting: asyncio.Queue[bytes] = asyncio.Queue()
 
-    async def items() -> AsyncIterator[int]:
+    async def items() -> AsyncIterator[bytes]:
         while True:
             yield await waiting.get()
 
-    groups = in_groups(items(), max_size=64)
-    for number in range(3):
+    groups = in_groups(items(), max_size=64, max_bytes=MANY)
+    for number in (b"1", b"2", b"3"):
         waiting.put_nowait(number)
         assert await asyncio.wait_for(anext(groups), 1) == [number]
     await groups.aclose()
@@ -54,7 +57,7 @@ async def test_a_lone_item_does_not_wait() -> None:
 async def test_what_arrives_meanwhile_is_one_group() -> None:
     """While a group is being worked on, the next one gathers."""
     sizes = []
-    async for group in in_groups(numbers(300, pause_after=30), max_size=256):
+    async for group in in_groups(numbers(300, pause_after=30), max_size=256, max_bytes=MANY):
         sizes.append(len(group))
         await asyncio.sleep(0.05)
     assert sum(sizes) == 300
@@ -65,32 +68,52 @@ async def test_a_fast_sender_is_held_back() -> None:
     """No more than MAX_SIZE items are read ahead of the consumer."""
     read = 0
 
-    async def items() -> AsyncIterator[int]:
+    async def items() -> AsyncIterator[bytes]:
         nonlocal read
         for number in range(1_000):
             read = number
-            yield number
+            yield b"x"
 
-    groups = in_groups(items(), max_size=10)
+    groups = in_groups(items(), max_size=10, max_bytes=MANY)
     assert len(await anext(groups)) <= 10
     await asyncio.sleep(0.02)
     assert read <= 21
     await groups.aclose()
 
 
+async def test_a_sender_of_large_items_is_held_back() -> None:
+    """Reading stops with the item that reaches MAX_BYTES; all come, in order."""
+    read = 0
+
+    async def items() -> AsyncIterator[bytes]:
+        nonlocal read
+        for number in range(100):
+            read = number + 1
+            yield b"%3d" % number * 1_000
+
+    groups = in_groups(items(), max_size=1_000, max_bytes=10_000)
+    taken = await anext(groups)
+    await asyncio.sleep(0.02)
+    assert read - len(taken) <= 4
+    async for group in groups:
+        assert len(group) <= 4
+        taken += group
+    assert [int(item[:3]) for item in taken] == list(range(100))
+
+
 async def test_an_error_comes_after_what_was_before_it() -> None:
     """An error of the sender is raised once everything before it was handed on."""
 
-    async def items() -> AsyncIterator[int]:
-        yield 1
-        yield 2
+    async def items() -> AsyncIterator[bytes]:
+        yield b"1"
+        yield b"2"
         raise ValueError("cut off")
 
     taken = []
     with pytest.raises(ValueError, match="cut off"):
-        async for group in in_groups(items(), max_size=64):
+        async for group in in_groups(items(), max_size=64, max_bytes=MANY):
             taken += group
-    assert taken == [1, 2]
+    assert taken == [b"1", b"2"]
 
 
 class Context:
@@ -108,6 +131,10 @@ class Context:
 
     async def read(self) -> object:
         return next(self._messages, grpc.aio.EOF)
+
+    async def send_initial_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        assert not metadata
+        assert not self.responses
 
     async def write(self, response: bytes) -> None:
         self.responses.append(response)

@@ -243,7 +243,8 @@ type CheckLimitRequest struct {
 	// Makes the call idempotent: once it was allowed, the same call with the same id within the server's window (30 seconds
 	// by default) gets that response again, and is not charged again. If it was denied, a repeat is decided anew. At most
 	// 128 bytes. Empty means none.
-	// A charge made ALWAYS is charged once, whatever the response.
+	// A charge made ALWAYS is charged once, whatever the response. A call that reserves gets its reservation again for as long
+	// as that is open, and for the window after it was settled. So it is an id that you choose, not one that clients send.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,proto3" json:"request_id,omitempty"`
 	// When the cost is charged. Zero means IF_ALLOWED.
 	Charge CheckLimitRequest_Charge `protobuf:"varint,6,opt,name=charge,proto3,enum=ratelimit.v1.CheckLimitRequest_Charge" json:"charge,omitempty"`

@@ -232,7 +232,12 @@ type UsageRow struct {
 	Degraded int64 `protobuf:"varint,14,opt,name=degraded,proto3" json:"degraded,omitempty"`
 	// Tokens, among `cost`, that were charged afterwards (`charge: ALWAYS`) and that a limit did not take, since its
 	// `overdraft` was used up. Of several limits, those of the one that missed most.
-	Clamped       int64 `protobuf:"varint,15,opt,name=clamped,proto3" json:"clamped,omitempty"`
+	Clamped int64 `protobuf:"varint,15,opt,name=clamped,proto3" json:"clamped,omitempty"`
+	// Calls, among those allowed, that made a reservation.
+	Reserved int64 `protobuf:"varint,16,opt,name=reserved,proto3" json:"reserved,omitempty"`
+	// Reservations that were settled with an actual cost, in the time in which they were. What is reserved and not settled
+	// is under way, or was aborted: its estimate stays in `cost`.
+	Settled       int64 `protobuf:"varint,17,opt,name=settled,proto3" json:"settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -372,6 +377,20 @@ func (x *UsageRow) GetClamped() int64 {
 	return 0
 }
 
+func (x *UsageRow) GetReserved() int64 {
+	if x != nil {
+		return x.Reserved
+	}
+	return 0
+}
+
+func (x *UsageRow) GetSettled() int64 {
+	if x != nil {
+		return x.Settled
+	}
+	return 0
+}
+
 // Counts that the bucket store lost before they were stored.
 type UsageLoss struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -465,7 +484,7 @@ const file_ratelimit_v1_usage_proto_rawDesc = "" +
 	"\n" +
 	"\x06DENIED\x10\x02\x12\x11\n" +
 	"\rSHADOW_DENIED\x10\x03\x12\f\n" +
-	"\bDEGRADED\x10\x04\"\xa4\x03\n" +
+	"\bDEGRADED\x10\x04\"\xda\x03\n" +
 	"\bUsageRow\x12:\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -484,7 +503,9 @@ const file_ratelimit_v1_usage_proto_rawDesc = "" +
 	"\x04cost\x18\f \x01(\x03R\x04cost\x12$\n" +
 	"\rshadow_denied\x18\r \x01(\x03R\rshadow_denied\x12\x1a\n" +
 	"\bdegraded\x18\x0e \x01(\x03R\bdegraded\x12\x18\n" +
-	"\aclamped\x18\x0f \x01(\x03R\aclamped\"\xab\x01\n" +
+	"\aclamped\x18\x0f \x01(\x03R\aclamped\x12\x1a\n" +
+	"\breserved\x18\x10 \x01(\x03R\breserved\x12\x18\n" +
+	"\asettled\x18\x11 \x01(\x03R\asettled\"\xab\x01\n" +
 	"\tUsageLoss\x12:\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +

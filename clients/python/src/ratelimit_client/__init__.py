@@ -21,6 +21,7 @@ from .options import ClientOptions
 from .refusal import Problem, Refusal
 from .reservation import Reservation
 from .settlement import OnError, Settlement
+from .wsgi import WsgiRateLimitMiddleware
 
 __all__ = [
     "AsyncRateLimitClient",
@@ -44,6 +45,7 @@ __all__ = [
     "Reservation",
     "Settlement",
     "Source",
+    "WsgiRateLimitMiddleware",
     "is_preflight",
     "limit_headers",
     "method_and_route",

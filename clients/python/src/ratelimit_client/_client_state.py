@@ -13,7 +13,7 @@ from ._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 from ._request import CheckRequest
 from ._target import check_target
 from .decision import Decision, Origin
-from .error import DETAILS_KEY, OVERLOADED, RateLimitError, error_of, is_failure
+from .error import DETAILS_KEY, OVERLOADED, RateLimitError, client_is_closed, error_of, is_failure
 from .failures import FailureCounter, Outcome
 from .options import ClientOptions
 
@@ -41,11 +41,12 @@ class ClientState:
         )
         self.failures = FailureCounter()
         self.closed = False
-        """Whether the client is closed, so that nothing is sent for its reservations any more."""
+        """Whether the client is closed, so that nothing is sent any more."""
         self.metadata = (("authorization", f"Bearer {options.token}"),) if options.token else ()
 
     def cached(self, request: CheckRequest) -> Decision | None:
-        """The cached denial of REQUEST, if there is one."""
+        """The cached denial of REQUEST, if there is one. Raises RateLimitError when the client is closed."""
+        self.raise_if_closed()
         if not request.cacheable or not self._denials:
             return None
         return self._denials.get(CacheKey.of(request.message))
@@ -57,7 +58,11 @@ class ClientState:
         return Decision(response, Origin.SERVICE)
 
     def failed(self, status: Status) -> Decision:
-        """What a call that ended with an error results in: it fails open or closed, or raises RateLimitError."""
+        """What a call that ended with an error results in: it fails open or closed, or raises RateLimitError.
+
+        An error that comes of closing the client is no failure of the service.
+        """
+        self.raise_if_closed()
         error = error_from(status)
         if not is_failure(error):
             raise error
@@ -74,6 +79,11 @@ class ClientState:
         if self._options.metrics is not None:
             self._options.metrics.decided(decision, time.monotonic() - began)
         return decision
+
+    def raise_if_closed(self) -> None:
+        """Raise the RateLimitError of a call of a closed client."""
+        if self.closed:
+            raise client_is_closed()
 
     def _report(self, error: RateLimitError, outcome: Outcome) -> None:
         self.failures.count(outcome)

@@ -11,6 +11,10 @@ CHECK_LIMIT = f"{_SERVICE}/CheckLimit"
 SETTLE_LIMIT = f"{_SERVICE}/SettleLimit"
 EXTEND_HOLD = f"{_SERVICE}/ExtendHold"
 
+KEEPALIVE_TIME_MS = 11_000
+"""How long nothing was received before a connection is pinged."""
+
+_KEEPALIVE_TIMEOUT_MS = 2000
 _MIN_CONNECT_TIMEOUT = 2.0
 
 _CHANNEL_OPTIONS = (
@@ -22,6 +26,16 @@ _CHANNEL_OPTIONS = (
     # Reconnect soon after an outage: gRPC's default backoff grows to 2 minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Never idle: after a quiet night, too, the deadline of a call may be shorter than a handshake.
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),
+    # Detects a server that has vanished without closing its connections; TCP alone takes many minutes. Connections
+    # without calls are pinged too: the library would ping only if there is one at the moment when this time has passed.
+    # It is a second more than the service's own minimum, so that no ping comes too early.
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),  # which the library goes by, and not by the line above
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 

@@ -66,8 +66,12 @@ class ReservationState:
         else:
             raise error
         if is_last:
-            self.settlement = self._unsettled(error)
-            self._client.unsettled(error)
+            self.ended(error)
+
+    def ended(self, error: RateLimitError) -> None:
+        """No settlement follows any more, by ERROR: that of the last attempt, or that the client was closed."""
+        self.settlement = self._unsettled(error)
+        self._client.unsettled(error)
 
     def cost_at_end(self, *, failed: bool) -> int | None:
         """What is settled when the scope is left, by an exception if FAILED. None: nothing is sent."""

@@ -18,13 +18,13 @@ def x_api_key(scope: Scope) -> str:
 
 
 def method_and_path(scope: Scope) -> str:
-    """The method and the decoded path without the query: `GET /v1/orders`. A websocket is a GET.
+    """The method and the decoded path without the query: `GET /v1/orders`. HEAD and a websocket are a GET.
 
     Raises RateLimitError for a path that is not valid UTF-8.
     """
     if _REPLACEMENT in scope["path"] and not _is_utf8(scope.get("raw_path")):
         raise invalid_utf8("resource")
-    return f"{scope.get('method', 'GET')} {scope['path']}"
+    return f"{_method(scope)} {scope['path']}"
 
 
 def cost_of_one(_scope: Scope) -> int:
@@ -33,9 +33,12 @@ def cost_of_one(_scope: Scope) -> int:
 
 
 def method_and_route(scope: Scope) -> str:
-    """The method and the route of Starlette or FastAPI: `GET /v1/orders/{id}`. Without a route, `method_and_path`."""
+    """The method and the route of Starlette or FastAPI: `GET /v1/orders/{id}`. Without a route, `method_and_path`.
+
+    HEAD and a websocket are a GET here, too.
+    """
     route = getattr(scope.get("route"), "path", None) or _route(getattr(scope.get("app"), "routes", ()), scope)
-    return f"{scope.get('method', 'GET')} {route}" if route else method_and_path(scope)
+    return f"{_method(scope)} {route}" if route else method_and_path(scope)
 
 
 def is_preflight(scope: Scope) -> bool:
@@ -49,6 +52,12 @@ def is_preflight(scope: Scope) -> bool:
 def never(_scope: Scope) -> bool:
     """No request is skipped."""
     return False
+
+
+def _method(scope: Scope) -> str:
+    """The method whose handler the application runs, which may be another spelling's, and is that of GET for HEAD."""
+    method: str = scope.get("method", "GET").upper()
+    return "GET" if method == "HEAD" else method
 
 
 def _route(routes: Iterable[Any], scope: Scope) -> str:

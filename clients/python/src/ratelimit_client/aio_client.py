@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import NamedTuple, Self, TypeAlias, Unpack
+from typing import NamedTuple, Self, TypeAlias, TypeVar, Unpack
 
 import grpc
 
@@ -29,6 +29,8 @@ from .failures import Failures
 from .options import ClientOptions, ClientOptionsDict
 from .settlement import OnError
 
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
 # Generic for type checkers only.
 _CheckLimit: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
 _SettleLimit: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[SettleLimitRequest, SettleLimitResponse]"
@@ -119,7 +121,7 @@ class AsyncRateLimitClient:
             raise TimeoutError(f"no connection to the rate limit service within {timeout} s") from None
 
     async def close(self) -> None:
-        """Close the connections. Calls in flight are cancelled, and the holds of open reservations run out."""
+        """Close the connections, as `RateLimitClient.close` does."""
         self._state.closed = True
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
@@ -145,37 +147,46 @@ class AsyncRateLimitClient:
         stub = await self._next()
         ends = time.monotonic() + deadline
         try:
-            response = await self._send(stub, request, deadline)
+            response = await self._send(stub.check, request.message, deadline)
         except grpc.aio.AioRpcError as first:
             remaining = ends - time.monotonic()
             if not is_retryable(first, remaining):
                 return self._state.failed(first)
             try:
-                response = await self._send(next(self._round_robin), request, remaining)
+                response = await self._send(next(self._round_robin).check, request.message, remaining)
             except grpc.aio.AioRpcError as second:
                 return self._state.failed(second)
         return self._state.decided(request, response)
 
-    async def _send(
-        self,
-        stub: "_Stub",
-        request: CheckRequest,
-        timeout: float,  # noqa: ASYNC109  gRPC's own
-    ) -> CheckLimitResponse:
-        return await stub.check(request.message, timeout=timeout, metadata=self._state.metadata)
-
     async def _settle(self, request: SettleLimitRequest) -> SettleLimitResponse:
-        stub = await self._next()
-        return await stub.settle(request, timeout=self._options.deadline, metadata=self._state.metadata)
+        return await self._send((await self._next()).settle, request, self._options.deadline)
 
     async def _extend(self, request: ExtendHoldRequest) -> ExtendHoldResponse:
-        stub = next(self._round_robin)
-        return await stub.extend(request, timeout=self._options.deadline, metadata=self._state.metadata)
+        return await self._send((await self._next()).extend, request, self._options.deadline)
+
+    async def _send(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]",
+        request: _Request,
+        timeout: float,  # noqa: ASYNC109  gRPC's own
+    ) -> _Response:
+        """The response to one attempt. Raises RateLimitError when the client is closed before or meanwhile."""
+        try:
+            return await method(request, timeout=timeout, metadata=self._state.metadata)
+        except grpc.aio.UsageError:
+            self._state.raise_if_closed()
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():  # gRPC cancels the call, and not the task that waits for it
+                self._state.raise_if_closed()
+            raise
 
     async def _await_answer(self, stub: "_Stub", readiness: Readiness) -> None:
         while True:
+            self._state.raise_if_closed()
             try:
-                await stub.check(readiness.request, timeout=readiness.remaining, metadata=self._state.metadata)
+                await self._send(stub.check, readiness.request, readiness.remaining)
             except grpc.aio.AioRpcError as status:
                 if readiness.is_answered(error_from(status)):
                     return
@@ -192,6 +203,7 @@ class AsyncRateLimitClient:
         return stub
 
     def _open(self) -> None:
+        self._state.raise_if_closed()
         if not self._stubs:
             self._channels = [_open(self._target, self._options) for _ in range(self._options.connections)]
             self._stubs = [_Stub.of(channel, self._options.connect_timeout) for channel in self._channels]

@@ -68,10 +68,13 @@ class AsyncReservation:
         """Hold the reservation for HOLD seconds from now on, at least, as `Reservation.extend` does."""
         if not self._state.is_open:
             return False
+        request = extend_request(self._state.id, hold)
         try:
-            await self._send_extend(extend_request(self._state.id, hold))
+            await self._send_extend(request)
         except grpc.aio.AioRpcError as status:
             raise_unless_failed(status)
+            return False
+        except RateLimitError:  # the client was closed meanwhile
             return False
         return True
 
@@ -104,6 +107,8 @@ class AsyncReservation:
                 self._state.settled(await self._send_settle(request))
             except grpc.aio.AioRpcError as status:
                 self._state.not_settled(status, attempt)
+            except RateLimitError as closed:  # the client was, meanwhile
+                self._state.ended(closed)
             if self._state.settlement is not None:
                 self._end_extensions()
                 return
@@ -121,6 +126,8 @@ class AsyncReservation:
             await self._send_extend(extend_request(self._state.id, self._state.terms.hold))
         except grpc.aio.AioRpcError as status:
             failure = status
+        except RateLimitError:  # the client was closed meanwhile
+            return
         self._extend_after(self._state.next_extension(failure))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

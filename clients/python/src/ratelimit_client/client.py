@@ -26,7 +26,7 @@ from ._reservation_state import ReservationState, Terms
 from .decision import Decision
 from .failures import Failures
 from .options import ClientOptions, ClientOptionsDict
-from .reservation import Reservation
+from .reservation import Reservation, Sending
 from .settlement import OnError
 
 # Generic for type checkers only.
@@ -117,7 +117,7 @@ class RateLimitClient:
         """
         request = CheckRequest.of(api_key, key_id, resource, estimate, request_id).held(hold)
         state = ReservationState(self._state, self._decide(request), Terms(estimate, hold, on_error, extend))
-        return Reservation(state, self._settle, self._extend, self._extender)
+        return Reservation(state, Sending(self._settle, self._extend, self._extend_later), self._extender)
 
     def ready(self, timeout: float = 5.0) -> None:
         """Return once the service has answered over every connection, which charges nothing.
@@ -144,9 +144,13 @@ class RateLimitClient:
         self._connected()
 
     def close(self) -> None:
-        """Close the connections. Calls in flight fail, and the holds of open reservations run out."""
+        """Close the connections. The holds of open reservations run out.
+
+        Calls in flight and later ones raise RateLimitError with FAILED_PRECONDITION: they never fail open.
+        """
         self._state.closed = True
         self._extender.close()
+        self._connected()
         for channel in self._channels:
             channel.close()
 
@@ -167,30 +171,47 @@ class RateLimitClient:
         stub = self._next()
         ends = time.monotonic() + self._deadline
         try:
-            response = self._send(stub, request, self._deadline)
+            response = self._send(stub, request.message, self._deadline)
         except grpc.RpcError as first:
             remaining = ends - time.monotonic()
             if not is_retryable(cast("grpc.Call", first), remaining):
                 return self._state.failed(cast("grpc.Call", first))
             try:
-                response = self._send(next(self._round_robin), request, remaining)
+                response = self._send(next(self._round_robin), request.message, remaining)
             except grpc.RpcError as second:
                 return self._state.failed(cast("grpc.Call", second))
         return self._state.decided(request, response)
 
-    def _send(self, stub: "_Stub", request: CheckRequest, timeout: float) -> CheckLimitResponse:
-        return stub.check(request.message, timeout=timeout, metadata=self._state.metadata)
+    def _send(self, stub: "_Stub", message: CheckLimitRequest, timeout: float) -> CheckLimitResponse:
+        try:
+            return stub.check(message, timeout=timeout, metadata=self._state.metadata)
+        except ValueError:  # of a channel that is closed
+            self._state.raise_if_closed()
+            raise
 
     def _settle(self, request: SettleLimitRequest) -> SettleLimitResponse:
-        return self._next().settle(request, timeout=self._deadline, metadata=self._state.metadata)
+        try:
+            return self._next().settle(request, timeout=self._deadline, metadata=self._state.metadata)
+        except ValueError:
+            self._state.raise_if_closed()
+            raise
 
-    def _extend(self, request: ExtendHoldRequest) -> "grpc.Future[ExtendHoldResponse]":
+    def _extend(self, request: ExtendHoldRequest) -> ExtendHoldResponse:
+        try:
+            return self._next().extend(request, timeout=self._deadline, metadata=self._state.metadata)
+        except ValueError:
+            self._state.raise_if_closed()
+            raise
+
+    def _extend_later(self, request: ExtendHoldRequest) -> "grpc.Future[ExtendHoldResponse]":
+        """As `_extend`, without waiting: for the thread that extends all holds."""
         return next(self._round_robin).extend.future(request, timeout=self._deadline, metadata=self._state.metadata)
 
     def _await_answer(self, stub: "_Stub", readiness: Readiness) -> None:
         while True:
+            self._state.raise_if_closed()
             try:
-                stub.check(readiness.request, timeout=readiness.remaining, metadata=self._state.metadata)
+                self._send(stub, readiness.request, readiness.remaining)
             except grpc.RpcError as status:
                 if readiness.is_answered(error_from(cast("grpc.Call", status))):
                     return

@@ -54,6 +54,11 @@ def is_failure(error: RateLimitError) -> bool:
     return error.code in _FAILURE_CODES
 
 
+def client_is_closed() -> RateLimitError:
+    """The error of a call after `close` of the client. It never fails open: to close it is a decision of its owner."""
+    return RateLimitError(grpc.StatusCode.FAILED_PRECONDITION, "the client is closed")
+
+
 def invalid_utf8(field: str) -> RateLimitError:
     """The error for a FIELD whose text has no encoding in UTF-8."""
     return invalid_field(field, "is not valid UTF-8")

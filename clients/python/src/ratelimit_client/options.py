@@ -1,6 +1,7 @@
 """The options of a client."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from .error import RateLimitError
 from .metrics import ClientMetrics
 
 _LOGGER = logging.getLogger("ratelimit_client")
+
+_NOT_OF_A_TOKEN = re.compile(r"[^!-~]")
 
 Clock: TypeAlias = Callable[[], int]
 """Returns nanoseconds that never decrease, such as `time.monotonic_ns`."""
@@ -61,7 +64,8 @@ class ClientOptions:
     denial_cache_max_age: float = 60.0
     """Seconds after which a cached denial is checked again, so that a raised limit takes effect. More than 0."""
     token: str | None = None
-    """Sent as `authorization: Bearer <token>` with every call. None sends no token."""
+    """Sent as `authorization: Bearer <token>` with every call: printable ASCII without blanks. None, or empty, sends no
+    token."""
     tls: grpc.ChannelCredentials | Literal[True] | None = None
     """Encrypts the connections: True trusts gRPC's default CAs. None is plaintext."""
     clock: Clock = time.monotonic_ns
@@ -76,3 +80,15 @@ class ClientOptions:
         for name, minimum in (("connections", 1), ("denial_cache_size", 0)):
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least {minimum}")
+        if foreign := _NOT_OF_A_TOKEN.search(self.token or ""):
+            # Without its value, which is a secret.
+            raise ValueError(f"token has {_named(foreign[0])} in it; it must be printable ASCII without blanks")
+
+
+def _named(character: str) -> str:
+    """What CHARACTER, which a token must not have, is called."""
+    if character in "\r\n":
+        return "a line break"
+    if character in " \t":
+        return "a blank"
+    return "a control character" if character.isascii() else "a character beyond ASCII"

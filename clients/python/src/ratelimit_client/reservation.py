@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TypeAlias, cast
+from typing import NamedTuple, Self, TypeAlias, cast
 
 import grpc
 
@@ -21,9 +21,17 @@ from .decision import Decision
 from .error import RateLimitError
 from .settlement import Settlement
 
-_Settle: TypeAlias = Callable[[SettleLimitRequest], SettleLimitResponse]
 # Generic for type checkers only.
-_Extend: TypeAlias = "Callable[[ExtendHoldRequest], grpc.Future[ExtendHoldResponse]]"
+_ExtendLater: TypeAlias = "Callable[[ExtendHoldRequest], grpc.Future[ExtendHoldResponse]]"
+
+
+class Sending(NamedTuple):
+    """How the client sends what a reservation needs."""
+
+    settle: Callable[[SettleLimitRequest], SettleLimitResponse]
+    extend: Callable[[ExtendHoldRequest], ExtendHoldResponse]
+    extend_later: _ExtendLater
+    """As `extend`, without waiting."""
 
 
 class Reservation:
@@ -33,11 +41,10 @@ class Reservation:
     estimate, or after an exception by `on_error`. Its methods can be called by several threads.
     """
 
-    def __init__(self, state: ReservationState, settle: _Settle, extend: _Extend, extender: Extender) -> None:
+    def __init__(self, state: ReservationState, sending: Sending, extender: Extender) -> None:
         """Made by `RateLimitClient.reserve`."""
         self._state = state
-        self._send_settle = settle
-        self._send_extend = extend
+        self._sending = sending
         self._extender = extender
         self._extension: Extension | None = None
         self._in_scope = False
@@ -80,10 +87,13 @@ class Reservation:
         """
         if not self._state.is_open:
             return False
+        request = extend_request(self._state.id, hold)
         try:
-            self._send_extend(extend_request(self._state.id, hold)).result()
+            self._sending.extend(request)
         except grpc.RpcError as status:
             raise_unless_failed(cast("grpc.Call", status))
+            return False
+        except RateLimitError:  # the client was closed meanwhile
             return False
         return True
 
@@ -110,9 +120,11 @@ class Reservation:
         request = settle_request(self._state.id, actual)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                self._state.settled(self._send_settle(request))
+                self._state.settled(self._sending.settle(request))
             except grpc.RpcError as status:
                 self._state.not_settled(cast("grpc.Call", status), attempt)
+            except RateLimitError as closed:  # the client was, meanwhile
+                self._state.ended(closed)
             if self._state.settlement is not None:
                 self._end_extensions()
                 return
@@ -123,7 +135,7 @@ class Reservation:
 
     def _extend_in_background(self) -> None:
         if self._in_scope and self._state.is_open:
-            sent = self._send_extend(extend_request(self._state.id, self._state.terms.hold))
+            sent = self._sending.extend_later(extend_request(self._state.id, self._state.terms.hold))
             sent.add_done_callback(self._extended)
 
     def _extended(self, sent: "grpc.Future[ExtendHoldResponse]") -> None:

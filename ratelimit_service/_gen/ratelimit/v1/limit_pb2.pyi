@@ -309,7 +309,8 @@ class Concurrency(_message.Message):
     """A number of calls at once. A call by CheckLimit with a cost, or with `hold`, takes one slot, whatever its cost, and is a
     reservation: its slot comes back when it is settled (SettleLimit), or when its hold ends: with its last second, and of a hold
     of more than a minute up to a 32nd of it later. A denial has no `retry_after`. In mode SHADOW only calls with `hold` are
-    counted. ShouldRateLimit and ext_authz take no slots: they do not know when a call ends.
+    counted. ShouldRateLimit takes one in a domain with `hold` (DomainRules), and otherwise none, as ext_authz: they do not know
+    when a call ends.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

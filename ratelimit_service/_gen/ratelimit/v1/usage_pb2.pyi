@@ -144,6 +144,8 @@ class UsageRow(_message.Message):
     SHADOW_DENIED_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     CLAMPED_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """The public id of the key."""
     subject: _builtins.str
@@ -174,6 +176,12 @@ class UsageRow(_message.Message):
     """Tokens, among `cost`, that were charged afterwards (`charge: ALWAYS`) and that a limit did not take, since its
     `overdraft` was used up. Of several limits, those of the one that missed most.
     """
+    reserved: _builtins.int
+    """Calls, among those allowed, that made a reservation."""
+    settled: _builtins.int
+    """Reservations that were settled with an actual cost, in the time in which they were. What is reserved and not settled
+    is under way, or was aborted: its estimate stays in `cost`.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The start of the bin."""
@@ -196,10 +204,12 @@ class UsageRow(_message.Message):
         shadow_denied: _builtins.int | None = ...,
         degraded: _builtins.int | None = ...,
         clamped: _builtins.int | None = ...,
+        reserved: _builtins.int | None = ...,
+        settled: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "clamped", b"clamped", "cost", b"cost", "degraded", b"degraded", "denied", b"denied", "domain", b"domain", "key_id", b"key_id", "limit", b"limit", "others", b"others", "plan", b"plan", "resource", b"resource", "rule", b"rule", "shadow_denied", b"shadow_denied", "start_time", b"start_time", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "clamped", b"clamped", "cost", b"cost", "degraded", b"degraded", "denied", b"denied", "domain", b"domain", "key_id", b"key_id", "limit", b"limit", "others", b"others", "plan", b"plan", "reserved", b"reserved", "resource", b"resource", "rule", b"rule", "settled", b"settled", "shadow_denied", b"shadow_denied", "start_time", b"start_time", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

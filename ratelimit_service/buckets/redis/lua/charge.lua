@@ -348,14 +348,24 @@ local function count_clamped(series, limits, positions, b)
   counts[6 + 2 * limits] = counts[6 + 2 * limits] + most
 end
 
--- Counts a charge for the COUNT series from batch[b] on.
-local function count_series(count, b, p, o, all_fit)
+-- Counts for a series with so many LIMITS that a call reserved (NUMBER 1), or that its actual cost is known (2).
+local function count_reservation(series, limits, number)
+  local counts = more[series] or {0, 0, 0, 0, 0}
+  more[series] = counts
+  local at = 6 + 2 * limits + number
+  for i = #counts + 1, at do counts[i] = 0 end
+  counts[at] = counts[at] + 1
+end
+
+-- Counts a charge for the COUNT series from batch[b] on. RESERVATION: whether it makes or settles one.
+local function count_series(count, b, p, o, all_fit, reservation)
   for _ = 1, count do
     local series, calls, cost, limits, positions = unpack(batch, b, b + 4)
     if clamped then count_clamped(series, limits, positions, b + 5) end
     if out[o] > 0 then
       allowed[series], spent[series] = (allowed[series] or 0) + calls, (spent[series] or 0) + cost
       refunded = refunded or calls == 0
+      if reservation then count_reservation(series, limits, settles and 2 or 1) end
     end
     if calls == 1 and not all_fit then count_limits(series, p, o, limits, positions, b + 5) end
     decided = decided + calls
@@ -453,10 +463,11 @@ while p <= size do
       if fits then
         allowed[series], spent[series] = (allowed[series] or 0) + 1, (spent[series] or 0) + batch[p + 1]
         if clamped then count_clamped(series, count, count, nil) end
+        if reserves then count_reservation(series, count, 1) end
       end
       if not all_fit then count_limits(series, p, o, count, count, nil) end
     elseif series < 0 then
-      count_series(-series, p + stride * count, p, o, all_fit)
+      count_series(-series, p + stride * count, p, o, all_fit, reserves or settles)
     end
     -- A denial is not kept: a repeat may fit by then.
     if request > 0 and fits then results[request] = cmsgpack.pack({unpack(out, o, last)}) end

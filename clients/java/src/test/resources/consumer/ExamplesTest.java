@@ -60,6 +60,8 @@ class ExamplesTest {
             }
         }, Set.of());
         tomcat.start();
+        // Tomcat's default is that it is, but by the specification, and in Jetty, it is not.
+        assertEquals("true", context.findFilterDef("ratelimit").getAsyncSupported());
         String url = "http://127.0.0.1:" + tomcat.getConnector().getLocalPort() + "/v1/orders";
         eventually(url, System.getenv("API_KEY"), response -> response.statusCode() == 200
                 && response.body().equals("hello")

@@ -70,7 +70,8 @@ export type CheckLimitRequest = Message<"ratelimit.v1.CheckLimitRequest"> & {
    * Makes the call idempotent: once it was allowed, the same call with the same id within the server's window (30 seconds
    * by default) gets that response again, and is not charged again. If it was denied, a repeat is decided anew. At most
    * 128 bytes. Empty means none.
-   * A charge made ALWAYS is charged once, whatever the response.
+   * A charge made ALWAYS is charged once, whatever the response. A call that reserves gets its reservation again for as long
+   * as that is open, and for the window after it was settled. So it is an id that you choose, not one that clients send.
    *
    * @generated from field: string request_id = 5 [json_name = "request_id"];
    */

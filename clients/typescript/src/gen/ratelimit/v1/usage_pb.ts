@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ratelimit/v1/usage.proto.
  */
 export const file_ratelimit_v1_usage: GenFile = /*@__PURE__*/
-  fileDesc("ChhyYXRlbGltaXQvdjEvdXNhZ2UucHJvdG8SDHJhdGVsaW1pdC52MSKdAgoLVXNhZ2VGaWx0ZXISGAoHa2V5X2lkcxgBIAMoCVIHa2V5X2lkcxIQCghzdWJqZWN0cxgCIAMoCRINCgVwbGFucxgDIAMoCRIRCglyZXNvdXJjZXMYBCADKAkSDgoGbGltaXRzGAUgAygJEg8KB2RvbWFpbnMYBiADKAkSDQoFcnVsZXMYByADKAkSMgoHb3V0Y29tZRgIIAEoDjIhLnJhdGVsaW1pdC52MS5Vc2FnZUZpbHRlci5PdXRjb21lIlwKB091dGNvbWUSFwoTT1VUQ09NRV9VTlNQRUNJRklFRBAAEgsKB0FMTE9XRUQQARIKCgZERU5JRUQQAhIRCg1TSEFET1dfREVOSUVEEAMSDAoIREVHUkFERUQQBCLEAgoIVXNhZ2VSb3cSOgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSCnN0YXJ0X3RpbWUSFgoGa2V5X2lkGAIgASgJUgZrZXlfaWQSDwoHc3ViamVjdBgDIAEoCRIMCgRwbGFuGAQgASgJEhAKCHJlc291cmNlGAUgASgJEg0KBWxpbWl0GAYgASgJEg4KBmRvbWFpbhgHIAEoCRIMCgRydWxlGAggASgJEg4KBm90aGVycxgJIAEoCBIPCgdhbGxvd2VkGAogASgDEg4KBmRlbmllZBgLIAEoAxIMCgRjb3N0GAwgASgDEiQKDXNoYWRvd19kZW5pZWQYDSABKANSDXNoYWRvd19kZW5pZWQSEAoIZGVncmFkZWQYDiABKAMSDwoHY2xhbXBlZBgPIAEoAyKdAQoJVXNhZ2VMb3NzEjoKCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUgpzdGFydF90aW1lEjYKCGVuZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcFIIZW5kX3RpbWUSDQoFY2F1c2UYAyABKAkSDQoFY2FsbHMYBCABKANCQlpAZ2l0aHViLmNvbS9yYXRlbGltaXQtc2VydmljZS9jbGllbnRzL2dvL3JhdGVsaW1pdC92MTtyYXRlbGltaXR2MWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("ChhyYXRlbGltaXQvdjEvdXNhZ2UucHJvdG8SDHJhdGVsaW1pdC52MSKdAgoLVXNhZ2VGaWx0ZXISGAoHa2V5X2lkcxgBIAMoCVIHa2V5X2lkcxIQCghzdWJqZWN0cxgCIAMoCRINCgVwbGFucxgDIAMoCRIRCglyZXNvdXJjZXMYBCADKAkSDgoGbGltaXRzGAUgAygJEg8KB2RvbWFpbnMYBiADKAkSDQoFcnVsZXMYByADKAkSMgoHb3V0Y29tZRgIIAEoDjIhLnJhdGVsaW1pdC52MS5Vc2FnZUZpbHRlci5PdXRjb21lIlwKB091dGNvbWUSFwoTT1VUQ09NRV9VTlNQRUNJRklFRBAAEgsKB0FMTE9XRUQQARIKCgZERU5JRUQQAhIRCg1TSEFET1dfREVOSUVEEAMSDAoIREVHUkFERUQQBCLnAgoIVXNhZ2VSb3cSOgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSCnN0YXJ0X3RpbWUSFgoGa2V5X2lkGAIgASgJUgZrZXlfaWQSDwoHc3ViamVjdBgDIAEoCRIMCgRwbGFuGAQgASgJEhAKCHJlc291cmNlGAUgASgJEg0KBWxpbWl0GAYgASgJEg4KBmRvbWFpbhgHIAEoCRIMCgRydWxlGAggASgJEg4KBm90aGVycxgJIAEoCBIPCgdhbGxvd2VkGAogASgDEg4KBmRlbmllZBgLIAEoAxIMCgRjb3N0GAwgASgDEiQKDXNoYWRvd19kZW5pZWQYDSABKANSDXNoYWRvd19kZW5pZWQSEAoIZGVncmFkZWQYDiABKAMSDwoHY2xhbXBlZBgPIAEoAxIQCghyZXNlcnZlZBgQIAEoAxIPCgdzZXR0bGVkGBEgASgDIp0BCglVc2FnZUxvc3MSOgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBSCnN0YXJ0X3RpbWUSNgoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wUghlbmRfdGltZRINCgVjYXVzZRgDIAEoCRINCgVjYWxscxgEIAEoA0JCWkBnaXRodWIuY29tL3JhdGVsaW1pdC1zZXJ2aWNlL2NsaWVudHMvZ28vcmF0ZWxpbWl0L3YxO3JhdGVsaW1pdHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * Which calls are counted. Of each list, any of its values, at most 100; an empty list means all. A call has an API key,
@@ -250,6 +250,21 @@ export type UsageRow = Message<"ratelimit.v1.UsageRow"> & {
    * @generated from field: int64 clamped = 15;
    */
   clamped: bigint;
+
+  /**
+   * Calls, among those allowed, that made a reservation.
+   *
+   * @generated from field: int64 reserved = 16;
+   */
+  reserved: bigint;
+
+  /**
+   * Reservations that were settled with an actual cost, in the time in which they were. What is reserved and not settled
+   * is under way, or was aborted: its estimate stays in `cost`.
+   *
+   * @generated from field: int64 settled = 17;
+   */
+  settled: bigint;
 };
 
 /**

@@ -172,7 +172,9 @@ public final class AsyncRateLimitClient implements AutoCloseable {
      *     token, say, and after the timeout for a service that cannot be reached or fails until then.
      */
     public CompletableFuture<Void> ready(Duration timeout) {
-        return new Readiness(target, calls, connections.all(), timeout).answered();
+        return calls.isClosed()
+                ? CompletableFuture.failedFuture(RateLimitException.clientIsClosed())
+                : new Readiness(target, calls, connections.all(), timeout).answered();
     }
 
     /**
@@ -186,7 +188,10 @@ public final class AsyncRateLimitClient implements AutoCloseable {
         return connections.up();
     }
 
-    /** Closes the connections. Calls in flight fail, and the holds of open reservations run out. */
+    /**
+     * Closes the connections. Calls in flight and later ones complete with a {@link RateLimitException} of FAILED_PRECONDITION:
+     * they never fail open. The holds of open reservations run out.
+     */
     @Override
     public void close() {
         extender.close();
@@ -206,6 +211,9 @@ public final class AsyncRateLimitClient implements AutoCloseable {
             request.validate();
         } catch (RateLimitException invalid) {
             return CompletableFuture.failedFuture(invalid);
+        }
+        if (calls.isClosed()) {
+            return CompletableFuture.failedFuture(RateLimitException.clientIsClosed());
         }
         long began = System.nanoTime();
         Optional<Decision> cached = isCacheable ? denials.get(request) : Optional.empty();
@@ -231,6 +239,9 @@ public final class AsyncRateLimitClient implements AutoCloseable {
 
     /** Decides by the options if the service failed, and otherwise throws the error. */
     private Decision failed(RateLimitException error) {
+        if (calls.isClosed()) {
+            throw RateLimitException.clientIsClosed(); // what closing it has ended is no failure of the service
+        }
         if (!error.isFailure()) {
             throw error;
         }

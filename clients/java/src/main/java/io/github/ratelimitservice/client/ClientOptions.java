@@ -21,6 +21,8 @@ record ClientOptions(
         ChannelCredentials tls,
         LongSupplier clock) {
 
+    private static final int MAX_ASCII = 0x7f;
+
     ClientOptions {
         checkPositive("deadline", deadline);
         if (connectTimeout.isNegative()) {
@@ -29,6 +31,23 @@ record ClientOptions(
         checkAtLeast("connections", connections, 1);
         checkAtLeast("denialCacheSize", denialCacheSize, 0);
         checkPositive("denialCacheMaxAge", denialCacheMaxAge);
+        checkToken(token);
+    }
+
+    /** The error is without its value, which is a secret. */
+    private static void checkToken(String token) {
+        token.chars().filter(character -> character < '!' || character > '~').findFirst().ifPresent(foreign -> {
+            throw new IllegalArgumentException(
+                    "token has " + named(foreign) + " in it; it must be printable ASCII without blanks");
+        });
+    }
+
+    private static String named(int character) {
+        return switch (character) {
+            case '\r', '\n' -> "a line break";
+            case ' ', '\t' -> "a blank";
+            default -> character > MAX_ASCII ? "a character beyond ASCII" : "a control character";
+        };
     }
 
     private static void checkPositive(String option, Duration value) {

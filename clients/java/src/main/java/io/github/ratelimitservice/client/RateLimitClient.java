@@ -193,7 +193,10 @@ public final class RateLimitClient implements AutoCloseable {
         return async.connection();
     }
 
-    /** Closes the connections. Calls in flight fail, and the holds of open reservations run out. */
+    /**
+     * Closes the connections. Calls in flight and later ones end with a {@link RateLimitException} of FAILED_PRECONDITION: they
+     * never fail open. The holds of open reservations run out.
+     */
     @Override
     public void close() {
         async.close();
@@ -324,7 +327,7 @@ public final class RateLimitClient implements AutoCloseable {
         /**
          * What is sent as {@code authorization: Bearer <token>} with every call.
          *
-         * @param value the token. Empty, the default, sends none.
+         * @param value the token: printable ASCII without blanks. Empty, the default, sends none.
          * @return this builder.
          */
         public Builder token(String value) {

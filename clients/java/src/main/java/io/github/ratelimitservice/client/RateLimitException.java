@@ -68,6 +68,11 @@ public final class RateLimitException extends RuntimeException {
         return new RateLimitException(status.getCode(), description, reason, field, thrown);
     }
 
+    /** The error of a call after the client was closed. It never fails open: to close it is a decision of its owner. */
+    static RateLimitException clientIsClosed() {
+        return new RateLimitException(Status.Code.FAILED_PRECONDITION, "the client is closed", "", "", null);
+    }
+
     /** The error for a field with a problem, in the form of the service's own. */
     static RateLimitException invalidField(String field, String problem) {
         return new RateLimitException(

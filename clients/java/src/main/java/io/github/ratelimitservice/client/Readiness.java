@@ -67,6 +67,10 @@ final class Readiness {
     }
 
     private void askAgainOver(int index, RateLimitException error) {
+        if (calls.isClosed()) {
+            caller.fail(RateLimitException.clientIsClosed());
+            return;
+        }
         if (cause == null || error.code() != Status.Code.DEADLINE_EXCEEDED) {
             cause = error;
         }

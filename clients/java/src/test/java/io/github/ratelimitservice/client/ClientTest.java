@@ -374,6 +374,29 @@ class ClientTest {
         assertThrows(IllegalStateException.class, () -> client.waitUntilConnected(SLOW_MACHINE));
     }
 
+    /** Calls in flight that closing the client ends do not fail open, and neither do those that wait for the first connection. */
+    @Test
+    void closedClientInFlight() throws Exception {
+        try (ServerSocket never = new ServerSocket(0)) {
+            RateLimitClient client = client(options -> {});
+            RateLimitClient connecting = client(
+                    "127.0.0.1:" + never.getLocalPort(), options -> options.connectTimeout(Duration.ofSeconds(30)));
+            server.script(Response.hang());
+            Map<RateLimitClient, CompletableFuture<Decision>> calls = Map.of(
+                    client, client.async().check(ORDER), connecting, connecting.async().check(ORDER));
+            server.waitForAttempts(1);
+            for (Map.Entry<RateLimitClient, CompletableFuture<Decision>> call : calls.entrySet()) {
+                call.getKey().close();
+                ExecutionException thrown = assertThrows(
+                        ExecutionException.class, () -> call.getValue().get(10, TimeUnit.SECONDS));
+                RateLimitException closed = assertInstanceOf(RateLimitException.class, thrown.getCause());
+                assertEquals(Status.Code.FAILED_PRECONDITION, closed.code());
+                assertEquals("the client is closed", closed.message());
+                assertEquals(NONE, call.getKey().failures());
+            }
+        }
+    }
+
     /** The scope of a thread that was interrupted meanwhile is settled all the same, and ends once. */
     @Test
     void interruptedScope() {

@@ -71,7 +71,7 @@ public final class RateLimitFilter implements Filter {
      * and the path.
      *
      * @param request the request.
-     * @return the method and the route.
+     * @return the method, GET for HEAD, and the route.
      */
     public static String methodAndRoute(HttpServletRequest request) {
         return RequestParts.methodAndRoute(request);
@@ -174,7 +174,7 @@ public final class RateLimitFilter implements Filter {
          * What a request calls. Where a route has ids in its path, or takes several spellings of it, name the route, so that all
          * its requests share one limit: see {@link #methodAndRoute}.
          *
-         * @param value returns it. The default is the method and the decoded path: {@code GET /v1/orders}.
+         * @param value returns it. The default is the method, GET for HEAD, and the decoded path: {@code GET /v1/orders}.
          * @return this builder.
          */
         public Builder resource(Function<HttpServletRequest, String> value) {

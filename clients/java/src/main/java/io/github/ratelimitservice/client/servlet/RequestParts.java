@@ -5,6 +5,7 @@ import java.io.ByteArrayOutputStream;
 import java.nio.ByteBuffer;
 import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
+import java.util.Locale;
 import java.util.Set;
 
 /** What of a request is checked by default. */
@@ -42,14 +43,20 @@ final class RequestParts {
         if (path.indexOf(REPLACEMENT) >= 0 && !isUtf8(request.getRequestURI())) {
             path = path.replace(REPLACEMENT, NOT_UTF8);
         }
-        return request.getMethod() + " " + path;
+        return method(request) + " " + path;
     }
 
     static String methodAndRoute(HttpServletRequest request) {
         String route = request.getHttpServletMapping().getPattern();
         return CATCH_ALL.contains(route)
                 ? methodAndPath(request)
-                : request.getMethod() + " " + request.getServletContext().getContextPath() + route;
+                : method(request) + " " + request.getServletContext().getContextPath() + route;
+    }
+
+    /** That of the handler that is run: of GET for HEAD. */
+    private static String method(HttpServletRequest request) {
+        String method = request.getMethod().toUpperCase(Locale.ROOT);
+        return method.equals("HEAD") ? "GET" : method;
     }
 
     static boolean isPreflight(HttpServletRequest request) {

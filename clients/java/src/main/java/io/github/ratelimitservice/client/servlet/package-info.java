@@ -3,8 +3,9 @@
  *
  * <pre>{@code
  * RateLimitClient client = RateLimitClient.create("localhost:50051");
- * RateLimitFilter filter = new RateLimitFilter(client);
- * context.addFilter("ratelimit", filter).addMappingForUrlPatterns(null, false, "/*");
+ * FilterRegistration.Dynamic filter = context.addFilter("ratelimit", new RateLimitFilter(client));
+ * filter.setAsyncSupported(true);
+ * filter.addMappingForUrlPatterns(null, false, "/*");
  * }</pre>
  */
 package io.github.ratelimitservice.client.servlet;

@@ -128,6 +128,8 @@ final class CaseRunner implements AutoCloseable {
             String name = one + ", step " + number++;
             if (step.has("advance_ms")) {
                 now.addAndGet(TimeUnit.MILLISECONDS.toNanos(step.get("advance_ms").getAsLong()));
+            } else if (ContractCase.isSet(step, "close")) {
+                client.close();
             } else {
                 run(name, step);
             }

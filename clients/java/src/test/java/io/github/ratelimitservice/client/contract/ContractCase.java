@@ -32,7 +32,7 @@ record ContractCase(String file, JsonObject json) {
     private static final Path FOLDER = Path.of("..", "conformance");
 
     /** These have another form. */
-    private static final Set<String> OTHERS = Set.of("service_config.json", "targets.json");
+    private static final Set<String> OTHERS = Set.of("service_config.json", "targets.json", "tokens.json");
 
     private static final Map<String, Supplier<Message.Builder>> RESPONSES = Map.of(
             "CheckLimit", CheckLimitResponse::newBuilder,
