@@ -84,7 +84,8 @@ class ReservationIds:
         """What an id is of. Raises ValueError if no server made it."""
         if len(reservation_id) > MAX_ID or not reservation_id.isascii():
             raise ValueError("it is too long, or not ASCII")
-        read = urlsafe_b64decode(reservation_id + "=" * (-len(reservation_id) % 4))
+        text = "-" + reservation_id[1:] if reservation_id.startswith(_INITIAL) else reservation_id
+        read = urlsafe_b64decode(text + "=" * (-len(text) % 4))
         if _to_text(read) != reservation_id:  # the library skips what is not of its alphabet
             raise ValueError("it is not as it was written")
         code, data = read[:_CODE], read[_CODE:]
@@ -94,8 +95,13 @@ class ReservationIds:
         return Named(data[:_SEED], estimate, data[_SEED + _ESTIMATE :])
 
 
+_INITIAL = "~"
+"""In place of a `-` at the beginning of an id, which a command line would take for an option."""
+
+
 def _to_text(data: bytes) -> str:
-    return urlsafe_b64encode(data).decode().rstrip("=")
+    text = urlsafe_b64encode(data).decode().rstrip("=")
+    return _INITIAL + text[1:] if text.startswith("-") else text
 
 
 def _code(secret: bytes, data: bytes) -> bytes:

@@ -74,3 +74,16 @@ def test_the_longest_id_is_read() -> None:
     assert len(text) <= MAX_ID
     assert len(unpack(IDS.read(text).packed).buckets) == 48
     assert len(IDS.make(pack(reservation(LIMITS[:1])), 1).id) <= 300
+
+
+def test_no_id_begins_like_an_option() -> None:
+    """`settle ID` takes each for what it is, and each has one spelling."""
+    ids = ReservationIds([b"secret"])
+    made = [ids.make(b"packed", number).id for number in range(2_000)]
+    assert not any(each.startswith("-") for each in made)
+    replaced = [each for each in made if each.startswith("~")]
+    assert replaced
+    for each in replaced:
+        ids.read(each)
+        with pytest.raises(ValueError, match="as it was written"):
+            ids.read("-" + each[1:])
