@@ -109,7 +109,7 @@ class DecisionEngine:
             try:
                 policy = await self._resolve(check, deadline)
             except LookupDeferred:
-                if _is_charged_afterwards(check):
+                if is_charged_afterwards(check):
                     raise
                 return UNDECIDED
         return _prepare(check, policy)
@@ -304,7 +304,7 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
     return PreparedCheck(policy, selection, charge, cost)
 
 
-def _is_charged_afterwards(check: Check) -> bool:
+def is_charged_afterwards(check: Check) -> bool:
     """Whether a denial would lose the charge without a word: the call is over, and nobody obeys the response."""
     return bool(check.afterwards) and check.cost > 0
 
@@ -332,7 +332,7 @@ def _prepare_held(check: Check, policy: Policy, selection: Selection, hold_us: i
 
 
 def _try_prepare(check: Check, policy: Policy | ServiceError | None) -> PreparedCheck | Decision | ServiceError:
-    if isinstance(policy, LookupDeferred) and not _is_charged_afterwards(check):
+    if isinstance(policy, LookupDeferred) and not is_charged_afterwards(check):
         return UNDECIDED
     if isinstance(policy, ServiceError):
         return policy

@@ -108,10 +108,8 @@ def check_draft(draft: PlanDraft) -> None:
 def plan_not_found(name: str, version: int = 0) -> NotFound:
     """Return the error for a plan that does not exist, or has no such version."""
     what = f"plan {name}" if version == 0 else f"version {version} of plan {name}"
-    listed = "plans" if version == 0 else "its versions"
-    return NotFound(
-        f"there is no {what}: list {listed} to see what exists", reason="PLAN_NOT_FOUND", metadata={"plan": name}
-    )
+    hint = "list plans to see what exists" if version == 0 else "versions count from 1 to that in force"
+    return NotFound(f"there is no {what}: {hint}", reason="PLAN_NOT_FOUND", metadata={"plan": name})
 
 
 class PlanRepository(Protocol):

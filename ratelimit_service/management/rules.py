@@ -63,8 +63,8 @@ class RuleSet:
 def rules_not_found(domain: str, version: int = 0) -> NotFound:
     """Return the error for a domain that has no rules, or no such version of them."""
     what = "rules" if version == 0 else f"rules of version {version}"
-    listed = "domains" if version == 0 else "its versions"
-    message = f"domain {domain!r} has no {what}: list {listed} to see what exists"
+    hint = "list domains to see what exists" if version == 0 else "versions count from 1 to that in force"
+    message = f"domain {domain!r} has no {what}: {hint}"
     return NotFound(message, reason="RULES_NOT_FOUND", metadata={"domain": domain})
 
 

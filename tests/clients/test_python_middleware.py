@@ -42,6 +42,14 @@ WITHIN: dict[str, Any] = {
     }
 }
 _KEY = {"x-api-key": "rlk_test_a"}
+_PREFLIGHT = {"Origin": "https://example.com", "Access-Control-Request-Method": "PUT"}
+WITHOUT_KEYS: tuple[tuple[str, str, dict[str, str], int], ...] = (
+    ("GET", "/healthz", {}, 200),
+    ("OPTIONS", "/v1/orders", _PREFLIGHT, 200),
+    ("OPTIONS", "/v1/orders", {"Origin": "https://example.com"}, 401),
+    ("PUT", "/v1/orders", _PREFLIGHT, 401),
+)
+"""Requests without a key: method, path, headers, and the status where health checks and preflights are skipped."""
 
 
 @pytest_asyncio.fixture
@@ -123,13 +131,7 @@ async def test_what_is_skipped_is_not_checked(client: AsyncRateLimitClient, scri
         return scope["path"] == "/healthz" or is_preflight(scope)
 
     app = RateLimitMiddleware(hello, client, skip=skip)
-    preflight = {"Origin": "https://example.com", "Access-Control-Request-Method": "PUT"}
-    for method, path, headers, status in (
-        ("GET", "/healthz", {}, 200),
-        ("OPTIONS", "/v1/orders", preflight, 200),
-        ("OPTIONS", "/v1/orders", {"Origin": "https://example.com"}, 401),
-        ("PUT", "/v1/orders", preflight, 401),
-    ):
+    for method, path, headers, status in WITHOUT_KEYS:
         response = await request(app, method, path, headers)
         assert (response.status, "ratelimit" in response.headers) == (status, False)
     assert scripted.attempts == []

@@ -16,7 +16,7 @@ from clients.asgi_host import Response
 from clients.case_runner import CaseRunner
 from clients.contract import Case, cases
 from clients.scripted_server import ScriptedServer
-from clients.test_python_middleware import WITHIN, verify
+from clients.test_python_middleware import WITHIN, WITHOUT_KEYS, verify
 
 
 def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -120,13 +120,7 @@ def test_what_is_skipped_is_not_checked(client: RateLimitClient, scripted: Scrip
         return environ["PATH_INFO"] == "/healthz" or is_preflight(environ)
 
     app = WsgiRateLimitMiddleware(hello, client, skip=skip)
-    preflight = {"Origin": "https://example.com", "Access-Control-Request-Method": "PUT"}
-    for method, path, headers, status in (
-        ("GET", "/healthz", {}, 200),
-        ("OPTIONS", "/v1/orders", preflight, 200),
-        ("OPTIONS", "/v1/orders", {"Origin": "https://example.com"}, 401),
-        ("PUT", "/v1/orders", preflight, 401),
-    ):
+    for method, path, headers, status in WITHOUT_KEYS:
         response = request(app, method, path, headers)
         assert (response.status, "ratelimit" in response.headers) == (status, False)
     assert json.loads(request(app, "GET", "/", {}).body)["reason"] == "KEY_MISSING"

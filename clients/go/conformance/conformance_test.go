@@ -62,11 +62,7 @@ func TestTargets(t *testing.T) {
 	for _, one := range readFile[targetCase](t, "targets.json") {
 		client, err := ratelimit.NewClient(one.Target)
 		if one.Problem == nil {
-			if err != nil {
-				t.Errorf("%s: %v", one.Name, err)
-			} else {
-				_ = client.Close()
-			}
+			opened(t, one.Name, client, err)
 			continue
 		}
 		target, _ := json.Marshal(one.Target)
@@ -79,16 +75,22 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// opened closes a client, or reports why there is none.
+func opened(t *testing.T, name string, client *ratelimit.Client, err error) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("%s: %v", name, err)
+		return
+	}
+	_ = client.Close()
+}
+
 // A token that no call can be sent with is an error of NewClient, with what is wrong with it and without its value.
 func TestTokens(t *testing.T) {
 	for _, one := range readFile[tokenCase](t, "tokens.json") {
 		client, err := ratelimit.NewClient("localhost:50051", ratelimit.WithToken(one.Token))
 		if one.Problem == nil {
-			if err != nil {
-				t.Errorf("%s: %v", one.Name, err)
-			} else {
-				_ = client.Close()
-			}
+			opened(t, one.Name, client, err)
 			continue
 		}
 		want := fmt.Sprintf("ratelimit: token has %s in it; it must be printable ASCII without blanks", *one.Problem)

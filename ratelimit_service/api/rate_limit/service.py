@@ -14,7 +14,7 @@ from ratelimit_service.api.rate_limit.reader import CheckReader, Extension, NewC
 from ratelimit_service.api.request_cache import RequestCache
 from ratelimit_service.api.reserving import Reserving
 from ratelimit_service.api.wire import Encoded
-from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
+from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck, is_charged_afterwards
 from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.settlement import Settlements
@@ -123,10 +123,7 @@ class RateLimitService:
 
 
 def _is_charged_afterwards(check: NewCheck | PreparedCheck) -> bool:
-    """Whether a denial would lose a charge without a word, since its call is over."""
-    if isinstance(check, PreparedCheck):
-        return check.charge.afterwards
-    return bool(check.check.afterwards) and check.check.cost > 0
+    return check.charge.afterwards if isinstance(check, PreparedCheck) else is_charged_afterwards(check.check)
 
 
 def _may_check(check: Check, caller: Caller) -> bool:

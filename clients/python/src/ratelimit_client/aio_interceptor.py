@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from ._guard import Reading, guarded_async
 from ._interceptors import (
     CHECK_FAILED,
     Details,
@@ -40,9 +41,7 @@ class AsyncRateLimitInterceptor(grpc.aio.ServerInterceptor):
         header_style: HeaderStyle = HeaderStyle.IETF,
     ) -> None:
         self._client = client
-        self._key = key
-        self._resource = resource
-        self._cost = cost
+        self._read = Reading(key, resource, cost)
         self._skip = skip
         self._header_style = header_style
 
@@ -53,26 +52,13 @@ class AsyncRateLimitInterceptor(grpc.aio.ServerInterceptor):
         if self._skip(handler_call_details):
             return await continuation(handler_call_details)
         try:
-            refusal = await self._check(handler_call_details)
+            checked = await guarded_async(self._client, self._read, handler_call_details)
         except RateLimitError as error:
             log_configuration_error(handler_call_details, error)
             return _failing_handler()
-        if refusal is None:
-            return await continuation(handler_call_details)
-        return _refusing_handler(refusal, self._header_style)
-
-    async def _check(self, details: Details) -> Refusal | None:
-        key = self._key(details)
-        if not key:
-            return Refusal.for_missing_key()
-        try:
-            decision = await self._client.check(key, self._resource(details), cost=self._cost(details))
-        except RateLimitError as error:
-            refusal = Refusal.for_error(error)
-            if refusal is None:
-                raise
-            return refusal
-        return Refusal.for_decision(decision)
+        if isinstance(checked, Refusal):
+            return _refusing_handler(checked, self._header_style)
+        return await continuation(handler_call_details)
 
 
 # These handlers are of the kind stream-stream, which fits every method: they read nothing.

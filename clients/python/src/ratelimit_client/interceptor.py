@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from ._guard import Reading, guarded
 from ._interceptors import (
     CHECK_FAILED,
     Details,
@@ -48,9 +49,7 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
         header_style: HeaderStyle = HeaderStyle.IETF,
     ) -> None:
         self._client = client
-        self._key = key
-        self._resource = resource
-        self._cost = cost
+        self._read = Reading(key, resource, cost)
         self._skip = skip
         self._header_style = header_style
 
@@ -67,29 +66,16 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
 
         def check(context: _Context) -> None:
             try:
-                refusal = self._check(handler_call_details)
+                checked = guarded(self._client, self._read, handler_call_details)
             except RateLimitError as error:
                 log_configuration_error(handler_call_details, error)
                 context.abort(grpc.StatusCode.INTERNAL, CHECK_FAILED)
-            if refusal is not None:
-                context.send_initial_metadata(initial_metadata(refusal, self._header_style))
-                context.set_trailing_metadata(trailing_metadata(refusal))
-                context.abort(refusal.code, refusal.detail)
+            if isinstance(checked, Refusal):
+                context.send_initial_metadata(initial_metadata(checked, self._header_style))
+                context.set_trailing_metadata(trailing_metadata(checked))
+                context.abort(checked.code, checked.detail)
 
         return _with_check(handler, check)
-
-    def _check(self, details: Details) -> Refusal | None:
-        key = self._key(details)
-        if not key:
-            return Refusal.for_missing_key()
-        try:
-            decision = self._client.check(key, self._resource(details), cost=self._cost(details))
-        except RateLimitError as error:
-            refusal = Refusal.for_error(error)
-            if refusal is None:
-                raise
-            return refusal
-        return Refusal.for_decision(decision)
 
 
 def _with_check(handler: _Handler, check: Callable[[_Context], None]) -> _Handler:

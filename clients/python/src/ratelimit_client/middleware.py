@@ -4,9 +4,9 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from ._guard import Reading, guarded_async
 from ._scope import Scope, cost_of_one, method_and_path, never, x_api_key
 from .aio_client import AsyncRateLimitClient
-from .error import RateLimitError
 from .headers import HeaderStyle, limit_headers
 from .refusal import Refusal
 
@@ -43,9 +43,7 @@ class RateLimitMiddleware:
     ) -> None:
         self._app = app
         self._client = client
-        self._key = key
-        self._resource = resource
-        self._cost = cost
+        self._read = Reading(key, resource, cost)
         self._skip = skip
         self._header_style = header_style
 
@@ -54,31 +52,19 @@ class RateLimitMiddleware:
         if scope["type"] not in {"http", "websocket"} or self._skip(scope):
             await self._app(scope, receive, send)
             return
-        checked = await self._check(scope)
+        checked = await guarded_async(self._client, self._read, scope)
         if isinstance(checked, Refusal):
             await _refuse(scope, send, checked, _encoded(checked.headers(self._header_style)))
             return
 
+        added = _encoded(limit_headers(checked, self._header_style))
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.accept"}:
-                message = {**message, "headers": [*message.get("headers", ()), *_encoded(checked)]}
+                message = {**message, "headers": [*message.get("headers", ()), *added]}
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-
-    async def _check(self, scope: Scope) -> dict[str, str] | Refusal:
-        """The headers for a request that may proceed, or the refusal of one that may not."""
-        key = self._key(scope)
-        if not key:
-            return Refusal.for_missing_key()
-        try:
-            decision = await self._client.check(key, self._resource(scope), cost=self._cost(scope))
-        except RateLimitError as error:
-            refusal = Refusal.for_error(error)
-            if refusal is None:
-                raise
-            return refusal
-        return Refusal.for_decision(decision) or limit_headers(decision, self._header_style)
 
 
 async def _refuse(scope: Scope, send: Send, refusal: Refusal, headers: list[tuple[bytes, bytes]]) -> None:

@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from ._guard import Reading, guarded
 from .client import RateLimitClient
-from .error import RateLimitError, invalid_utf8
+from .error import invalid_utf8
 from .headers import HeaderStyle, limit_headers
 from .refusal import Refusal
 
@@ -73,9 +74,7 @@ class WsgiRateLimitMiddleware:
     ) -> None:
         self._app = app
         self._client = client
-        self._key = key
-        self._resource = resource
-        self._cost = cost
+        self._read = Reading(key, resource, cost)
         self._skip = skip
         self._header_style = header_style
 
@@ -83,7 +82,7 @@ class WsgiRateLimitMiddleware:
         """Serve one request, as WSGI defines it."""
         if self._skip(environ):
             return self._app(environ, start_response)
-        checked = self._check(environ)
+        checked = guarded(self._client, self._read, environ)
         if isinstance(checked, Refusal):
             body = json.dumps(checked.problem()).encode()
             headers = {"Content-Type": "application/problem+json", "Content-Length": str(len(body))}
@@ -91,21 +90,9 @@ class WsgiRateLimitMiddleware:
             start_response(status, [*headers.items(), *checked.headers(self._header_style).items()])
             return [body]
 
+        added = limit_headers(checked, self._header_style).items()
+
         def start_with_headers(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:  # noqa: ANN401
-            return start_response(status, [*headers, *checked.items()], exc_info)
+            return start_response(status, [*headers, *added], exc_info)
 
         return self._app(environ, start_with_headers)
-
-    def _check(self, environ: "WSGIEnvironment") -> dict[str, str] | Refusal:
-        """The headers for a request that may proceed, or the refusal of one that may not."""
-        key = self._key(environ)
-        if not key:
-            return Refusal.for_missing_key()
-        try:
-            decision = self._client.check(key, self._resource(environ), cost=self._cost(environ))
-        except RateLimitError as error:
-            refusal = Refusal.for_error(error)
-            if refusal is None:
-                raise
-            return refusal
-        return Refusal.for_decision(decision) or limit_headers(decision, self._header_style)
