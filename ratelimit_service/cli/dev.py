@@ -63,9 +63,8 @@ def dev(
         try:
             # What a server would refuse is reported before anything is started.
             settings = effective(settings)
-            PortLock(settings.listen).close()
-            if settings.admin_listen:
-                PortLock(settings.admin_listen, "RATELIMIT_ADMIN_LISTEN").close()
+            for port in open_ports(settings):
+                PortLock(port.address, port.setting).close()
             chosen = Transport.choose(settings.transport)
             make_folder(settings.data_dir)
             make_private_folder(settings.data_dir)
