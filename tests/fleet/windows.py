@@ -9,11 +9,11 @@ def most_above(rate: float, spent: Iterable[tuple[float, float]]) -> float:
     SPENT are times in seconds and tokens. A window that begins and ends with one of them has the most, and what it has
     above the rate is the difference of two sums, so that each is compared with the least before it alone.
     """
-    total = most = 0.0
-    least: float | None = None
-    for at, tokens in sorted(spent):
-        before = total - rate * at
-        least = before if least is None else min(least, before)
+    in_order = sorted(spent)
+    total = least = most = 0.0
+    for at, tokens in in_order:
+        drained = rate * (at - in_order[0][0])
+        least = min(least, total - drained)
         total += tokens
-        most = max(most, total - rate * at - least)
+        most = max(most, total - drained - least)
     return most
