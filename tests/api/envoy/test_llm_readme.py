@@ -12,33 +12,40 @@ import yaml
 from api.envoy.front import FrontEnvoy, Json
 from api.envoy.language_model import LanguageModel
 from api.envoy.test_examples import EXAMPLES, LISTEN, SERVICE, UPSTREAM, with_ports
-from fixtures.dev_server import DevServer, free_address
+from fixtures.served import Server, free_address
+from ratelimit_service.management.tokens import Role
 
 ROOT = EXAMPLES.parents[1]
 
 
 def test_a_budget_is_set_up_and_ends_and_is_raised(
-    dev_server: DevServer, model: LanguageModel, start_front: Callable[[Json], FrontEnvoy], tmp_path: Path
+    proxy_server: Callable[[str], Server],
+    model: LanguageModel,
+    start_front: Callable[[Json], FrontEnvoy],
+    tmp_path: Path,
 ) -> None:
     """Each call is answered as the README says, and every command works."""
-    for name, target in ((".venv", Path(sysconfig.get_path("data"))), (".ratelimit", dev_server.data_dir)):
-        (tmp_path / name).symlink_to(target)
+    server = proxy_server("grpcio")
+    (tmp_path / ".ratelimit").mkdir()
+    (tmp_path / ".venv").symlink_to(Path(sysconfig.get_path("data")))
     (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    environment = os.environ | {"RATELIMIT_SERVER": server.address, "RATELIMIT_TOKEN": server.tokens[Role.ADMIN]}
+    for name in ("database_url", "redis_url", "peppers"):
+        environment[f"RATELIMIT_{name.upper()}"] = getattr(server.settings, name).get_secret_value()
     readme = (EXAMPLES / "llm" / "README.md").read_text()
     setup, spend, go_on = re.findall(r"^```sh\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
 
     def run(script: str) -> str:
         """What the shell prints that it is pasted into."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RATELIMIT_")}
         done = subprocess.run(
-            ["sh", "-eu"], input=script, cwd=tmp_path, env=inherited, capture_output=True, check=False, text=True
+            ["sh", "-eu"], input=script, cwd=tmp_path, env=environment, capture_output=True, check=False, text=True
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
     key = run(setup + 'echo "$KEY"\n').splitlines()[-1]
     ports = {LISTEN: int(free_address().rpartition(":")[2]), UPSTREAM: model.port}
-    ports[SERVICE] = int(dev_server.listen.rpartition(":")[2])
+    ports[SERVICE] = int(server.address.rpartition(":")[2])
     envoy = start_front(with_ports(yaml.safe_load((tmp_path / ".ratelimit" / "llm.yaml").read_text()), ports))
     calls = f"KEY={key}\n{spend}\n{go_on}".replace(f":{LISTEN}/", f":{envoy.port}/")
     printed = run(calls)
