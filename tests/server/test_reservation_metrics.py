@@ -59,9 +59,9 @@ def test_reservations_that_are_open_and_those_that_ended(own_server: Callable[..
     stubs[2].ExtendHold(ExtendHoldRequest(reservation_id=extended, hold=LONG))
     assert reserve(3, request_id="again") == reserve(4, request_id="again")
     first, second, _ = (reserve(number) for number in (5, 6, 7))
-    for number in (0, 1):
-        stubs[number].SettleLimit(SettleLimitRequest(reservation_id=first, actual_cost=0))
-    stubs[2].SettleLimit(SettleLimitRequest(reservation_id=second, actual_cost=100))
+    stubs[0].SettleLimit(SettleLimitRequest(reservation_id=first, actual_cost=0))
+    for number in (1, 2):
+        stubs[number].SettleLimit(SettleLimitRequest(reservation_id=second, actual_cost=100))
     time.sleep(1.1)
     with pytest.raises(grpc.RpcError, match="no open reservation"):
         stubs[3].SettleLimit(SettleLimitRequest(reservation_id=expired, actual_cost=0))
