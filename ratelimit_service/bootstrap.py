@@ -232,7 +232,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
         tally, levels = UsageTally(clock), LevelMemory()
         sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
         stack.push_async_callback(sender.close)
-        observers = Observers(counts.round_trips, tally, levels)
+        observers = Observers(counts.round_trips, tally, levels, counts.reservations)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
         decisions = await stack.enter_async_context(_decision_database(settings, services.database))
         unreadable = UnreadableRows()

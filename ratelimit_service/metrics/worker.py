@@ -12,18 +12,13 @@ from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.degraded import MODES
 from ratelimit_service.metrics.counts import SECONDS_BOUNDS, SIZE_BOUNDS, Counts, Distribution, RoundTripCounts
 from ratelimit_service.metrics.export import EXPORT_SECONDS, CounterExport
+from ratelimit_service.metrics.reservations import ReservationCounts
 
 
 class Engine(Protocol):
     """The part of an engine that is read here."""
 
     tally: list[list[int]]
-
-
-class Checks(Engine, Protocol):
-    """That which also makes reservations."""
-
-    reserved: int
 
 
 class Cache(Protocol):
@@ -53,13 +48,12 @@ class Cache(Protocol):
 
 
 class Settled(Protocol):
-    """What became of reservations."""
+    """The part of the settlements that is read here."""
 
-    settled: int
-    extended: int
-    gone: int
+    unknown: int
+    """The number of ids that no server made."""
     abandoned: int
-    clamped: int
+    """The number of reservations that were ended because their callers had left."""
 
 
 class Tokens(Protocol):
@@ -181,7 +175,7 @@ class Switch(Protocol):
 class Watched(NamedTuple):
     """The sources of one worker's metrics: its two engines, what it has in memory, and what Envoy's methods count."""
 
-    checks: Checks
+    checks: Engine
     descriptors: Engine
     policies: Cache
     rules: Rules
@@ -299,7 +293,7 @@ class WorkerMetrics:
             self._count_handover(watched.handover)
         self._count_losses(round_trips)
         if watched.settlements is not None:
-            self._count_reservations(watched.checks, watched.settlements, round_trips)
+            self._count_reservations(counts.reservations, watched.settlements, round_trips)
         self._overload = watched.overload
         refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
         for cause in watched.overload.refusals:
@@ -320,6 +314,13 @@ class WorkerMetrics:
                 round_trips.sizes, self._histogram("store_round_trip_charges", "Charges in a round trip.", SIZE_BOUNDS)
             ),
         ]
+        self._reservations = counts.reservations
+        self._open_reservations = self._gauge(
+            "open_reservations",
+            "Reservations that are open, to be added up over all servers: one that another server settles counts there "
+            "as one less, so that a server alone may have less than none.",
+            "livesum",
+        )
         self._policies = self._gauge("policy_cache_policies", "Policies in memory.", "livesum")
         self._refresh_age = self._gauge(
             "policy_refresh_age_seconds",
@@ -379,6 +380,7 @@ class WorkerMetrics:
         degraded = self._degraded.current()
         for mode, gauge in self._modes.items():
             gauge.set(mode in degraded)
+        self._open_reservations.set(self._reservations.open)
         self._policies.set(len(self._cache))
         self._refresh_age.set(self._cache.refresh_age)
         self._tally_bytes.set(self._usage.bytes)
@@ -426,25 +428,36 @@ class WorkerMetrics:
                     partial(rows.counts.__getitem__, table), found.labels(table)
                 )
 
-    def _count_reservations(self, checks: Checks, settlements: Settled, round_trips: RoundTripCounts) -> None:
+    def _count_reservations(
+        self, reservations: ReservationCounts, settlements: Settled, round_trips: RoundTripCounts
+    ) -> None:
         events = self._counter(
             "reservations",
-            "Reservations by event; gone: settled or extended too late, or unknown; abandoned: ended at once, because "
-            "the caller had left or was answered without the bucket store.",
+            "Reservations by event; repeated: the same again, which changes nothing; gone: settled or extended too "
+            "late, or unknown; abandoned: settled at once at the estimate, because the caller had left or was answered "
+            "without the bucket store.",
             "event",
         )
-        for event, read in (
-            ("made", lambda: checks.reserved),
-            ("settled", lambda: settlements.settled),
-            ("extended", lambda: settlements.extended),
-            ("gone", lambda: settlements.gone),
-            ("abandoned", lambda: round_trips.abandoned + settlements.abandoned),
-        ):
+        sources: dict[str, Callable[[], int]] = {
+            event: partial(reservations.events.__getitem__, event) for event in reservations.events
+        }
+        sources["gone"] = lambda: reservations.events["gone"] + settlements.unknown
+        sources["abandoned"] = lambda: round_trips.abandoned + settlements.abandoned
+        for event, read in sources.items():
             self._counters["reservations", event] = CounterExport(read, events.labels(event))
-        self._counters[("clamped_tokens",)] = CounterExport(
-            lambda: settlements.clamped,
-            self._counter("clamped_tokens", "Tokens of settled calls above the overdraft of a limit: not charged."),
-        )
+        for name, read, text in (
+            (
+                "clamped_tokens",
+                lambda: reservations.clamped,
+                "Tokens of settled calls above the overdraft of a limit: not charged.",
+            ),
+            (
+                "overdrawn_charges",
+                lambda: reservations.overdrawn,
+                "Settlements, and charges made afterwards, that left a limit owing tokens.",
+            ),
+        ):
+            self._counters[(name,)] = CounterExport(read, self._counter(name, text))
 
     def _count_handover(self, handover: HandedOver) -> None:
         counter = self._counter(

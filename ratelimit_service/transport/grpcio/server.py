@@ -65,6 +65,9 @@ _COUNTED_LONGER: Final = 2
 """Calls that are announced for one that is meant. The library counts each until Python has let go of it, which is after
 its caller may send another one, and refuses what is beyond: a gateway takes that for an error."""
 
+_KEEPALIVE_TIMEOUT_MS: Final = 20_000
+"""How long a peer may take to answer a PING. Without an answer the connection is closed."""
+
 _MAX_GRACE: Final = 1.0
 """Seconds for which a draining server waits for its clients to disconnect."""
 
@@ -266,7 +269,8 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", round(max(settings.drain_timeout, 1) * 1000)),
         ("grpc.keepalive_time_ms", 60_000),  # detects peers that vanished
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),  # which the library goes by, and not by the line above
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # lets clients do the same, six times as often
         ("grpc.http2.max_ping_strikes", 2),  # the third PING too many closes the connection
