@@ -13,8 +13,16 @@ _PROBE_SECONDS: Final = 1.0
 EFFECTS: Final = {
     "redis": "calls are decided by on_store_failure",
     "postgres": "known keys are decided, unknown ones and changes are not",
+    "workers": "no call is decided",
 }
-"""What it does to decisions that a component does not answer."""
+"""What it does to a server that decides that a component does not answer, or that no worker serves."""
+
+CONTROL_EFFECTS: Final = {
+    "redis": "usage is not moved to Postgres, and what limits have left is not known",
+    "postgres": "nothing can be managed",
+    "workers": "no admin method is served",
+}
+"""The same for a server of the control plane alone."""
 
 _NOT_OPENED: Final = "the operations process could not open its stores, see its log"
 
@@ -33,10 +41,19 @@ class Readiness:
     is degraded, and ready.
     """
 
-    def __init__(self, reports: Callable[[], Sequence[Mapping[str, str]]], wanted: int) -> None:
-        """REPORTS are those of the workers that serve: why each is degraded, by mode. There should be WANTED."""
+    def __init__(
+        self,
+        reports: Callable[[], Sequence[Mapping[str, str]]],
+        wanted: int,
+        effects: Mapping[str, str] = EFFECTS,
+    ) -> None:
+        """REPORTS are those of the workers that serve: why each is degraded, by mode. There should be WANTED.
+
+        EFFECTS say what it does that a component does not answer.
+        """
         self._reports = reports
         self._wanted = wanted
+        self._effects = effects
         self._draining = False
         self.reasons: Callable[[], Sequence[str]] = tuple
         """Why else it decides otherwise than it should, in words."""
@@ -83,7 +100,7 @@ class Readiness:
     def _failures(self) -> list[str]:
         if self._silent is None:
             return [_NOT_OPENED]
-        return [f"{name} does not answer, {EFFECTS[name]}" for name in self._silent]
+        return [f"{name} does not answer, {self._effects[name]}" for name in self._silent]
 
 
 def _merge(reports: Sequence[Mapping[str, str]]) -> dict[str, str]:

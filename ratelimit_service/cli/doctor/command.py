@@ -14,6 +14,7 @@ from ratelimit_service.cli.doctor.settings import (
     check_descriptors,
     check_open_ports,
     check_peppers,
+    check_planes,
     check_ports,
     check_tls,
     check_transport,
@@ -61,6 +62,7 @@ def run_checks(environment: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding.error("settings", line)
         return
     yield Finding.ok("settings", "valid")
+    yield from check_planes(settings)
     yield from check_peppers(settings)
     postgres = list(check_postgres(settings))
     yield from postgres
