@@ -47,7 +47,7 @@ def dev(
 ) -> None:
     """Start the service with its own PostgreSQL and Valkey, two plans and a demo key. Keeps existing data.
 
-    Every setting of the README's table applies here too, except those of the stores.
+    Every setting of the README's table applies here too, except those of the stores and RATELIMIT_PLANE.
     """
     with report_errors(), _interruptible(), database_errors():
         settings = load_settings(
@@ -56,7 +56,10 @@ def dev(
             transport=transport,
             workers=workers,
             data_dir=data_dir,
+            plane="all",
         )
+        if os.environ.get(variable_name("plane"), "all") != "all":
+            typer.echo(f"{variable_name('plane')} is set but ignored: dev serves both planes", err=True)
         for name in STORE_SETTINGS:
             if variable_name(name) in os.environ:
                 typer.echo(f"{variable_name(name)} is set but ignored: dev uses its own", err=True)
@@ -65,7 +68,7 @@ def dev(
             settings = effective(settings)
             for port in open_ports(settings):
                 PortLock(port.address, port.setting).close()
-            chosen = Transport.choose(settings.transport)
+            chosen = Transport.choose(settings)
             make_folder(settings.data_dir)
             make_private_folder(settings.data_dir)
             typer.echo(f"starting PostgreSQL and Valkey on {settings.data_dir}/", err=True)

@@ -1,4 +1,6 @@
-"""The control plane behind the transport envoy, a process on a unix socket.
+"""What is behind the transport envoy, a process on a unix socket: the control plane, health and reflection.
+
+With RATELIMIT_PLANE=decision it has health and reflection alone.
 
 It runs as `python -m ratelimit_service.server.control_plane PARENT_PID`.
 """
@@ -11,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ratelimit_service.bootstrap import Planes
+from ratelimit_service.bootstrap import DecisionPlane
 from ratelimit_service.server.child import Child, SupervisorLink, start
 from ratelimit_service.server.grpc_process import run_server
 from ratelimit_service.server.instance import Instance
@@ -54,7 +56,8 @@ class ControlPlane:
             tls_client_ca=None,
         )
         on_ready = partial(_link, links)
-        return await start("control plane", _MODULE, [str(os.getpid())], environment, on_ready=on_ready)
+        name = "control plane" if self._instance.settings.manages else "health"
+        return await start(name, _MODULE, [str(os.getpid())], environment, on_ready=on_ready)
 
 
 def _link(links: Mapping[Path, Path]) -> None:
@@ -66,7 +69,7 @@ def _link(links: Mapping[Path, Path]) -> None:
 
 
 async def serve(
-    _planes: Planes, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
+    _planes: DecisionPlane, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
 ) -> None:
     """Serve until SIGTERM. Announces a drain when the supervisor does, not when this process alone ends."""
     draining = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The processes of the transport grpcio: workers that serve everything, all on the same ports.
+"""The processes of the transport grpcio: workers that serve all of the server's plane, on the same ports.
 
 A worker runs as `python -m ratelimit_service.server.grpcio PARENT_PID`.
 """
@@ -7,7 +7,7 @@ import asyncio
 import os
 from typing import Final
 
-from ratelimit_service.bootstrap import Planes
+from ratelimit_service.bootstrap import DecisionPlane
 from ratelimit_service.operations.heartbeat import Heartbeat
 from ratelimit_service.server.child import Child, SupervisorLink, start
 from ratelimit_service.server.grpc_process import run_server
@@ -34,10 +34,11 @@ def grpcio_supervisor(instance: Instance, operations: Slot) -> Supervisor:
 
 
 async def serve(
-    planes: Planes, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
+    planes: DecisionPlane, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
 ) -> None:
     """Serve until SIGTERM, then drain."""
-    planes.join()
+    if settings.decides:
+        planes.join()
     heartbeat = Heartbeat(planes.degraded.current)
     heartbeat.start()
     supervisor.report_ready()

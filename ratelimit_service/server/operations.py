@@ -1,4 +1,4 @@
-"""The operations process: serves the operations port, and does the control plane's background work.
+"""The operations process: serves the operations port, and does the control plane's background work, if it is here.
 
 It runs as `python -m ratelimit_service.server.operations PARENT_PID`, once for each server, and has no part in calls:
 it needs no store to answer, and if it ends it is started again.
@@ -19,18 +19,19 @@ import structlog
 from starlette.types import ASGIApp
 
 from ratelimit_service.background import Background
-from ratelimit_service.bootstrap import Planes, open_planes
+from ratelimit_service.bootstrap import DecisionPlane, Planes, open_plane
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import DIRECTORY_VARIABLE, Scraper
 from ratelimit_service.operations.app import console_app, operations_app
 from ratelimit_service.operations.heartbeat import HEARTBEATS_VARIABLE, reports, serving_workers
 from ratelimit_service.operations.listener import Listener, is_loopback
-from ratelimit_service.operations.readiness import Readiness
+from ratelimit_service.operations.readiness import CONTROL_EFFECTS, EFFECTS, Readiness
 from ratelimit_service.operations.tls import TlsFiles
 from ratelimit_service.server.child import Child, SupervisorLink, run_child, start
 from ratelimit_service.server.console import open_console
 from ratelimit_service.server.instance import Instance
 from ratelimit_service.server.port import open_listener, resolve, with_port
+from ratelimit_service.server.status import ServerStatus
 from ratelimit_service.settings import Settings
 
 _MODULE: Final = "ratelimit_service.server.operations"
@@ -94,6 +95,8 @@ def console_obstacle(settings: Settings) -> str:
 
     Raises StartupError if the address of the port is invalid.
     """
+    if not settings.manages:
+        return ""
     listen = settings.console_listen or settings.operations_listen
     setting = "RATELIMIT_CONSOLE_LISTEN" if settings.console_listen else "RATELIMIT_OPERATIONS_LISTEN"
     if not listen or settings.tls_certificate is not None or is_loopback(resolve(listen, setting)[-1][0]):
@@ -158,7 +161,9 @@ class _Process:
         self._settings = settings
         self._workers = workers
         self._scraper = Scraper(Path(os.environ[DIRECTORY_VARIABLE]), workers)
-        self.readiness = Readiness(partial(reports, heartbeats), settings.workers)
+        effects = EFFECTS if settings.decides else CONTROL_EFFECTS
+        self.readiness = Readiness(partial(reports, heartbeats), settings.workers, effects)
+        self._status = ServerStatus(settings, self.readiness)
         self.attempted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the stores were opened, or could not be."""
         tls = None
@@ -175,7 +180,7 @@ class _Process:
         """
         while True:
             try:
-                async with open_planes(self._settings) as planes:
+                async with open_plane(self._settings) as planes:
                     await self._work(planes)
             except StartupError as error:
                 _log.warning("operations work not started; trying again", error=str(error), pause=_PAUSE)
@@ -191,10 +196,25 @@ class _Process:
         """Accept no more, and end requests."""
         await asyncio.gather(*(listener.close(_LAST_REQUESTS) for listener in self._listeners()))
 
-    async def _work(self, planes: Planes) -> None:
+    async def _work(self, planes: DecisionPlane) -> None:
         self.readiness.reasons = planes.enforcement.reasons
         await self.readiness.probe(planes.probes)
-        console = open_console(
+        self._status.planes = planes
+        background = Background()
+        background.start("readiness", partial(self.readiness.watch, planes.probes))
+        if isinstance(planes, Planes):
+            self._mount(self._open_console(planes))
+            for name, work in planes.control:
+                background.start(name, work)
+        self._attempted()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._status.planes = None
+            await background.close()
+
+    def _open_console(self, planes: Planes) -> ASGIApp | None:
+        return open_console(
             planes,
             self._settings,
             silent=self.readiness.silent,
@@ -202,16 +222,6 @@ class _Process:
             scrape=self._scraper.text,
             workers=self._workers,
         )
-        self._mount(console)
-        background = Background()
-        background.start("readiness", partial(self.readiness.watch, planes.probes))
-        for name, work in planes.control:
-            background.start(name, work)
-        self._attempted()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await background.close()
 
     def _attempted(self) -> None:
         if not self.attempted.done():
@@ -222,7 +232,11 @@ class _Process:
         if self._operations is not None:
             shared = console if self._console is None else None
             self._operations.app = operations_app(
-                self._scraper.text, self.readiness, console=shared, console_needs_tls=not self._operations.loopback
+                self._scraper.text,
+                self.readiness,
+                self._status.report,
+                console=shared,
+                console_needs_tls=not self._operations.loopback,
             )
         if self._console is not None:
             self._console.app = console_app(console, needs_tls=not self._console.loopback)

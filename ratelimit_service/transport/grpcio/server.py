@@ -13,6 +13,7 @@ from ratelimit_service.api.authentication import Authenticator, decision_admissi
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
+from ratelimit_service.api.messages import ON_ADMIN_PORT, ON_CONTROL_PLANE, ON_DECISION_PLANE
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
@@ -22,6 +23,7 @@ from ratelimit_service.transport.file_descriptors import max_connections
 from ratelimit_service.transport.grpcio.context import direct, proxied
 from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (
+    ADMIN_METHODS,
     ENVOY_AUTHORIZATION_SERVICE,
     ENVOY_RATE_LIMIT_SERVICE,
     HEALTH_SERVICE,
@@ -74,8 +76,8 @@ _MAX_GRACE: Final = 1.0
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class Planes(Protocol):
-    """What the server serves."""
+class Decisions(Protocol):
+    """What the server decides by, whether or not it serves decisions."""
 
     @property
     def rate_limit(self) -> RateLimitService:
@@ -90,11 +92,6 @@ class Planes(Protocol):
     @property
     def envoy_authorization(self) -> EnvoyAuthorizationService:
         """The method of Envoy's external authorization."""
-        ...
-
-    @property
-    def key_admin(self) -> KeyAdminService:
-        """The methods of KeyAdminService."""
         ...
 
     @property
@@ -141,10 +138,17 @@ def _ports(
     admin: "dict[str, grpc.RpcMethodHandler[bytes, bytes]]",
 ) -> list[_Port]:
     listen, setting = settings.listen, "RATELIMIT_LISTEN"
+    if not admin:
+        elsewhere = methods_elsewhere(ADMIN_METHODS, ON_CONTROL_PLANE)
+        return [_Port(listen, setting, decisions | elsewhere, _DECISION_SERVICES)]
+    if not settings.decides:
+        elsewhere = methods_elsewhere(decisions, ON_DECISION_PLANE)
+        return [_Port(listen, setting, admin | elsewhere, (KEY_ADMIN_SERVICE,))]
     if not settings.admin_listen:
         return [_Port(listen, setting, decisions | admin, (KEY_ADMIN_SERVICE, *_DECISION_SERVICES))]
+    elsewhere = methods_elsewhere(ADMIN_METHODS, ON_ADMIN_PORT)
     return [
-        _Port(listen, setting, decisions | methods_elsewhere(admin), _DECISION_SERVICES),
+        _Port(listen, setting, decisions | elsewhere, _DECISION_SERVICES),
         _Port(settings.admin_listen, "RATELIMIT_ADMIN_LISTEN", admin, (KEY_ADMIN_SERVICE,)),
     ]
 
@@ -152,16 +156,21 @@ def _ports(
 class GrpcServer:
     """Serves RateLimitService, Envoy's services, KeyAdminService, health and reflection on `settings.listen`.
 
-    With `settings.admin_listen` KeyAdminService is served there instead, with health and reflection of its own.
+    With `settings.admin_listen` KeyAdminService is served there instead, with health and reflection of its own. A
+    server of one plane serves the services of that plane.
 
     Several processes may open the same port (SO_REUSEPORT); the kernel spreads connections over them.
     """
 
-    def __init__(self, settings: Settings, planes: Planes, *, behind_envoy: bool = False) -> None:
-        """BEHIND_ENVOY: whether all calls come through our Envoy, which then says who the peers are."""
+    def __init__(
+        self, settings: Settings, planes: Decisions, key_admin: KeyAdminService | None, *, behind_envoy: bool = False
+    ) -> None:
+        """KEY_ADMIN is None where the control plane is elsewhere.
+
+        BEHIND_ENVOY: whether all calls come through our Envoy, which then says who the peers are.
+        """
         self._settings = settings
         self._present = present = proxied(settings.gateways) if behind_envoy else direct(settings.gateways)
-        self._health = Health(planes.probes)
         unfinished = Unfinished()
         planes.overload.bare_since = unfinished.since
         calls = planes.counts.calls
@@ -172,8 +181,11 @@ class GrpcServer:
         decisions = decision_methods(
             planes.rate_limit, admission, intercept, unfinished, planes.overload
         ) | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished, planes.overload)
-        admin = admin_methods(planes.key_admin, planes.authenticator, calls, present, unfinished)
+        admin: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
+        if key_admin is not None:
+            admin = admin_methods(key_admin, planes.authenticator, calls, present, unfinished)
         self._ports = _ports(settings, decisions, admin)
+        self._health = Health(planes.probes, {service for port in self._ports for service in port.services})
         self._notify: Notify = send_goaway
 
     @property
