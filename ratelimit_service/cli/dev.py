@@ -16,7 +16,8 @@ import typer
 from pydantic import SecretStr
 
 from ratelimit_service.bootstrap import open_services
-from ratelimit_service.cli.environment import STORE_SETTINGS, database_errors, load_settings, variable_name
+from ratelimit_service.cli.database import database_errors
+from ratelimit_service.cli.environment import STORE_SETTINGS, load_settings, variable_name
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.seed import Seed
 from ratelimit_service.cli.serve import Listen, OperationsListen, TransportName, Workers, serve_until_stopped

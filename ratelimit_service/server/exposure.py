@@ -13,8 +13,8 @@ from typing import Final
 from pydantic import SecretStr
 
 from ratelimit_service.errors import StartupError
-from ratelimit_service.operations.listener import is_loopback
-from ratelimit_service.server.operations import console_obstacle
+from ratelimit_service.operations.loopback import is_loopback
+from ratelimit_service.server.operations_ports import console_obstacle
 from ratelimit_service.server.port import resolve_all
 from ratelimit_service.settings import Settings
 

@@ -13,10 +13,10 @@ import structlog
 from ratelimit_service.background import Background
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.server.exposure import effective
-from ratelimit_service.server.grpcio import grpcio_supervisor
+from ratelimit_service.server.grpcio_workers import grpcio_supervisor
 from ratelimit_service.server.hang_watch import HangWatch
 from ratelimit_service.server.instance import Instance, open_instance
-from ratelimit_service.server.operations import Operations, console_obstacle, open_ports
+from ratelimit_service.server.operations_ports import Operations, console_obstacle, open_ports
 from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.server.switch_socket import open_switch
 from ratelimit_service.server.transport import Transport

@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from ratelimit_service.console.security.streams import MAX_STREAMS
 from ratelimit_service.operations import connection, listener
 from ratelimit_service.operations.app import console_app, operations_app
-from ratelimit_service.operations.listener import Listener, is_loopback
+from ratelimit_service.operations.listener import Listener
+from ratelimit_service.operations.loopback import is_loopback
 from ratelimit_service.operations.readiness import Readiness
 from ratelimit_service.operations.tls import TlsFiles
 from ratelimit_service.server.port import open_listener

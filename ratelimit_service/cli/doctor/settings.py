@@ -13,7 +13,7 @@ from ratelimit_service.cli.target import TLS_VARIABLES
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupError
 from ratelimit_service.server.exposure import check_gateways, check_plane, open_ports
-from ratelimit_service.server.operations import console_obstacle
+from ratelimit_service.server.operations_ports import console_obstacle
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings, renamed_variables

@@ -9,8 +9,8 @@ from redis.exceptions import RedisError
 
 from ratelimit_service.buckets.redis.connect import open_unguarded_store
 from ratelimit_service.buckets.redis.room import SCARCE_FROM, Room, field, room_of, share_of
+from ratelimit_service.cli.database import open_transactions
 from ratelimit_service.cli.doctor.findings import Finding
-from ratelimit_service.cli.environment import open_transactions
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
