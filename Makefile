@@ -92,12 +92,17 @@ proto: setup ## Generate ratelimit_service/_gen from protos/.
 	rm -rf ratelimit_service/_gen
 	$(BIN)/python protos/generate.py ratelimit_service/_gen
 
-docs: setup ## Regenerate the settings table of the README.
-	$(BIN)/python docs/settings_table.py
+docs: setup ## Regenerate the reference, and build the documentation as a site with search into site/.
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.generate.links
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[docs]'
+	$(BIN)/python -m docs.generate.tree build/pages
+	$(BIN)/mkdocs build --strict --clean
+	$(BIN)/python -m docs.generate.built site
 
 lock: ## Update requirements.lock to the newest versions that pyproject.toml allows.
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
-		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,deploy,embedded,dev,envoy,fuzz]' && \
+		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,deploy,docs,embedded,dev,envoy,fuzz]' && \
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
@@ -137,4 +142,4 @@ bench-clients: setup ## Benchmark the clients against bare stubs.
 	@$(MAKE) -C clients bench PYTHON="$(CURDIR)/$(BIN)/python"
 
 clean: ## Remove the virtual environment, caches and build output. Keeps .ratelimit/.
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

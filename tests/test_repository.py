@@ -30,6 +30,7 @@ TARGETS = [
     "clients",
     "test-clients",
     "bench-clients",
+    "docs",
 ]
 
 # In pieces, so that this file does not contain them.
