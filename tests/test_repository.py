@@ -31,6 +31,9 @@ TARGETS = [
     "test-clients",
     "bench-clients",
     "docs",
+    "dist",
+    "test-dist",
+    "version",
 ]
 
 # In pieces, so that this file does not contain them.
