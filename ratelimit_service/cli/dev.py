@@ -48,7 +48,7 @@ def dev(
 ) -> None:
     """Start the service with its own PostgreSQL and Valkey, two plans and a demo key. Keeps existing data.
 
-    Every setting of the README's table applies here too, except those of the stores and RATELIMIT_PLANE.
+    Every setting (docs/reference/settings.md) applies here too, except those of the stores and RATELIMIT_PLANE.
     """
     with report_errors(), _interruptible(), database_errors():
         settings = load_settings(

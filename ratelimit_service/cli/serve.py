@@ -54,7 +54,7 @@ def serve(
     workers: Workers = None,
     plane: Plane = None,
 ) -> None:
-    """Serve until SIGTERM. Settings are read from the environment: see the README's table, and `doctor`.
+    """Serve until SIGTERM. Settings are read from the environment: see docs/reference/settings.md, and `doctor`.
 
     SIGTERM drains and exits with 0; SIGHUP restarts the workers one by one.
     """
