@@ -37,6 +37,7 @@ from ratelimit_service.buckets.levels import LevelMemory
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.redis.connect import (
     open_bucket_store,
+    open_clock,
     open_quota_store,
     open_usage_store,
     open_usage_writer,
@@ -169,6 +170,9 @@ class DecisionPlane:
     metrics: WorkerMetrics
     degraded: DegradedModes
     probes: Mapping[str, Probe]
+    clock_offsets: Mapping[str, Callable[[], Awaitable[float]]]
+    """What finds out by how many seconds the clock of a component is ahead of this machine's; raises what its probe
+    raises."""
     join: Callable[[], None]
 
 
@@ -303,6 +307,8 @@ async def _open_decisions(settings: Settings, peppers: Peppers, decisions: Datab
         stack.push_async_callback(sender.close)
         observers = Observers(counts.round_trips, tally, levels)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
+        redis_clock = open_clock(settings.redis_url.get_secret_value())
+        stack.push_async_callback(redis_clock.close)
         unreadable = UnreadableRows()
         feed = PostgresChangeFeed(decisions, unreadable)
         stack.push_async_callback(feed.close)
@@ -380,6 +386,7 @@ async def _open_decisions(settings: Settings, peppers: Peppers, decisions: Datab
             metrics=metrics,
             degraded=degraded,
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
+            clock_offsets={POSTGRES: decisions.clock_offset, REDIS: redis_clock.offset},
             join=lambda: background.start("live servers", servers.run),
         )
         metrics.flush()

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     )
     operations_listen: str = Field(
         default="127.0.0.1:9464",
-        description="Address of the operations port: `/metrics`, `/healthz`, `/readyz` and `/console`. If "
+        description="Address of the operations port: `/metrics`, `/healthz`, `/readyz`, `/status` and `/console`. If "
         "empty, there is none.",
     )
     console_listen: str = Field(

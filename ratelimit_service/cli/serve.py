@@ -22,7 +22,7 @@ OperationsListen = Annotated[
     typer.Option(
         "--operations-listen",
         metavar="HOST:PORT",
-        help="Address of /metrics, /healthz, /readyz and /console. If empty, there is none.",
+        help="Address of /metrics, /healthz, /readyz, /status and /console. If empty, there is none.",
     ),
 ]
 TransportName = Annotated[

@@ -52,7 +52,7 @@ class Readiness:
         EFFECTS say what it does that a component does not answer.
         """
         self._reports = reports
-        self._wanted = wanted
+        self.wanted = wanted
         self._effects = effects
         self._draining = False
         self.reasons: Callable[[], Sequence[str]] = tuple
@@ -75,6 +75,14 @@ class Readiness:
             return Report(ready=True, text=f"degraded: {'; '.join(reasons)}")
         return Report(ready=True, text="ready")
 
+    def serving(self) -> int:
+        """How many workers serve."""
+        return len(self._reports())
+
+    def silent_effects(self) -> Mapping[str, str]:
+        """What it does that a component did not answer the last time, by those that did not, as far as is known."""
+        return {name: self._effects[name] for name in self._silent or ()}
+
     def degraded(self) -> Mapping[str, str]:
         """Why workers do not decide as they should, by mode."""
         return _merge(self._reports())
@@ -95,7 +103,7 @@ class Readiness:
             await asyncio.sleep(_PROBE_SECONDS)
 
     def _missing(self, serving: int) -> list[str]:
-        return [f"{serving} of {self._wanted} workers serve"] if serving < self._wanted else []
+        return [f"{serving} of {self.wanted} workers serve"] if serving < self.wanted else []
 
     def _failures(self) -> list[str]:
         if self._silent is None:

@@ -31,6 +31,7 @@ from ratelimit_service.server.child import Child, SupervisorLink, run_child, sta
 from ratelimit_service.server.console import open_console
 from ratelimit_service.server.instance import Instance
 from ratelimit_service.server.port import open_listener, resolve, with_port
+from ratelimit_service.server.status import ServerStatus
 from ratelimit_service.settings import Settings
 
 _MODULE: Final = "ratelimit_service.server.operations"
@@ -162,6 +163,7 @@ class _Process:
         self._scraper = Scraper(Path(os.environ[DIRECTORY_VARIABLE]), workers)
         effects = EFFECTS if settings.decides else CONTROL_EFFECTS
         self.readiness = Readiness(partial(reports, heartbeats), settings.workers, effects)
+        self._status = ServerStatus(settings, self.readiness)
         self.attempted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the stores were opened, or could not be."""
         tls = None
@@ -197,6 +199,7 @@ class _Process:
     async def _work(self, planes: DecisionPlane) -> None:
         self.readiness.reasons = planes.enforcement.reasons
         await self.readiness.probe(planes.probes)
+        self._status.planes = planes
         background = Background()
         background.start("readiness", partial(self.readiness.watch, planes.probes))
         if isinstance(planes, Planes):
@@ -207,6 +210,7 @@ class _Process:
         try:
             await asyncio.Event().wait()
         finally:
+            self._status.planes = None
             await background.close()
 
     def _open_console(self, planes: Planes) -> ASGIApp | None:
@@ -230,6 +234,7 @@ class _Process:
             self._operations.app = operations_app(
                 self._scraper.text,
                 self.readiness,
+                self._status.report,
                 console=shared,
                 console_needs_tls=not self._operations.loopback,
             )

@@ -49,7 +49,7 @@ def allow_descriptors() -> None:
 async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
     transport = Transport.choose(settings)
     found = certificates(settings)  # bad ones are reported before anything is started
-    settings = effective(settings)
+    settings = effective(settings).model_copy(update={"transport": transport.name})
     _warn(settings)
     with open_instance(settings) as instance, open_ports(settings) as ports:
         opened = {**instance.opened, **ports.opened(settings)}

@@ -28,6 +28,11 @@ async def metrics() -> bytes:
     return LARGE
 
 
+async def status() -> dict[str, object]:
+    """A server without facts."""
+    return {}
+
+
 async def console(scope: Scope, _receive: Receive, send: Send) -> None:
     """Answer with the path below /console, and how it was reached."""
     text = f"{scope['root_path']} {scope['path']} {scope['scheme']}".encode()
@@ -43,7 +48,9 @@ class Port:
         self.port: int = self.socket.getsockname()[1]
         self.listener = Listener(self.socket, tls)
         self.readiness = Readiness(lambda: [{}], 1)
-        self.listener.app = operations_app(metrics, self.readiness, console=console, console_needs_tls=tls is not None)
+        self.listener.app = operations_app(
+            metrics, self.readiness, status, console=console, console_needs_tls=tls is not None
+        )
 
     async def send(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection and send a request, or a part of one."""
