@@ -319,6 +319,8 @@ def test_what_is_wrong_is_found(
     findings = until_found(address, "redis", "error", "calls are decided by on_store_failure")
     findings = until_found(address, "postgres", "error", "known keys are decided, unknown ones and changes are not")
     assert findings["schema"][0] == "warning"
+    wrong.process.kill()  # its drain would wait for the stores, which are gone for good
+    wrong.process.wait()
 
 
 async def _turn_off(server: Server) -> None:
