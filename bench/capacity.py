@@ -36,16 +36,16 @@ class Costs:
     redis_us: float
     """Of Redis or Valkey, for a call of one decision with one limit, alone or with few others in a script."""
     worker_mib: float
-    """Resident memory of a server's processes for each worker, Envoy and 100,000 keys included."""
+    """Resident memory of each worker, Envoy and 2,000 keys included."""
     server_mib: float
     """Resident memory of what a server has once, however many workers."""
 
 
 COSTS: Final = {
-    ("envoy", "unary"): Costs(33.0, 21.0, 340, 120),
-    ("envoy", "batch"): Costs(9.0, 5.4, 340, 120),
-    ("grpcio", "unary"): Costs(340.0, 21.0, 180, 120),
-    ("grpcio", "batch"): Costs(12.0, 5.4, 180, 120),
+    ("envoy", "unary"): Costs(140.0, 13.0, 200, 370),
+    ("envoy", "batch"): Costs(19.4, 6.5, 200, 370),
+    ("grpcio", "unary"): Costs(478.0, 97.0, 140, 245),
+    ("grpcio", "batch"): Costs(23.3, 8.6, 140, 245),
 }
 """By transport, and by whether calls have one decision or 64 together (BatchCheckLimit, or a stream of them)."""
 
@@ -60,8 +60,8 @@ minute, and a key and resource in a day."""
 ROW_BYTES: Final = {"minute": 148, "hour": 149, "day": 182}
 """In Postgres, with indexes: of a key and resource in a minute, hour or day in which it had calls."""
 
-POSTGRES_CONNECTIONS: Final = {"server": 8, "worker": 4}
-REDIS_CONNECTIONS: Final = {"server": 3, "worker": 2}
+POSTGRES_CONNECTIONS: Final = {"server": 12, "worker": 5}
+REDIS_CONNECTIONS: Final = {"server": 4, "worker": 1}
 """Of each server, and of each of its workers, when nothing is administered."""
 
 

@@ -12,7 +12,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 import redis
@@ -69,7 +69,7 @@ def measure_valkey(keys: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         valkey = EmbeddedValkey(Path(folder), options={"appendonly": "no", "save": ""})
         valkey.start()
-        client: redis.Redis[Any] = redis.Redis.from_url(valkey.url)
+        client = redis.Redis.from_url(valkey.url)
         asyncio.run(charge_all(valkey.url, [Charge((), ())]))  # the scripts
         for kind in KINDS:
             made = list(charges(kind, keys))

@@ -6,9 +6,7 @@ Not part of `make test`, since it needs a checkout of the earlier version in whi
 """
 
 import asyncio
-import json
 import os
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,18 +15,14 @@ from typing import Self
 
 import grpc
 import pytest
-from pydantic import SecretStr
 
 from faults.sizes import FULL, REPORT
 from fixtures.counted import counted
-from fixtures.served import PROGRAM, Server, free_address, launch
+from fixtures.served import Server, free_address, launch
 from fixtures.valkey import StartValkey
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service.decision.api_key import Peppers
-from ratelimit_service.management.tokens import Role
-from ratelimit_service.settings import Settings
 
 EARLIER = Path(os.environ["RATELIMIT_EARLIER"]) / ".venv" / "bin" / "ratelimit-service"
 pytestmark = pytest.mark.timeout(1_800)
@@ -154,80 +148,3 @@ async def test_side_by_side(both: list[Server], tmp_path: Path) -> None:
         while stub.CheckLimit(CheckLimitRequest(api_key=api_key), timeout=10).allowed:
             assert time.monotonic() < revoked + 2
             await asyncio.sleep(0.02)
-
-
-def command(program: Path, settings: Settings, *arguments: str) -> str:
-    """What a command of PROGRAM prints, with the settings of a server."""
-    variables = {
-        "RATELIMIT_DATABASE_URL": settings.database_url.get_secret_value(),
-        "RATELIMIT_REDIS_URL": settings.redis_url.get_secret_value(),
-        "RATELIMIT_PEPPERS": settings.peppers.get_secret_value(),
-    }
-    done = subprocess.run(
-        [program, *arguments], env=os.environ | variables, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(params=["grpcio", "envoy"])
-def earlier(
-    request: pytest.FixtureRequest, empty_database_url: Callable[[], str], valkey: StartValkey, tmp_path: Path
-) -> Iterator[list[Server]]:
-    """Two servers of the earlier version, on the schema of that."""
-    database_url, redis_url, peppers = empty_database_url(), valkey().url, Peppers.generate()
-    settings = [
-        Settings(
-            database_url=SecretStr(database_url),
-            redis_url=SecretStr(redis_url),
-            peppers=SecretStr(peppers),
-            listen=free_address(),
-            operations_listen="",
-            transport=request.param,
-            store_timeout=1.0,
-            store_slow=0.5,
-        )
-        for _ in range(2)
-    ]
-    command(EARLIER, settings[0], "migrate")
-    made = command(EARLIER, settings[0], "admin-tokens", "create", "admin", "--role", "admin", "--json")
-    tokens = {Role.ADMIN: json.loads(made)["token"]}
-    servers = [launch(each, tokens, tmp_path / f"{n}.log", program=EARLIER) for n, each in enumerate(settings)]
-    for server in servers:
-        server.wait_for_output("ratelimit-service serves on")
-    yield servers
-    for server in servers:
-        server.close()
-
-
-async def test_an_upgrade_and_the_rollback(earlier: list[Server], tmp_path: Path) -> None:
-    """By docs/guides/upgrade.md, under load, and back: no call fails, and a quota is exact all along."""
-    keys = {}
-    for server, (name, limit) in zip(earlier, LIMITS.items(), strict=True):
-        plan = {"name": name, "limits": [{"name": "only", **limit}]}
-        request = admin_pb2.ManagePlanRequest(create={"plan": plan})
-        await asyncio.to_thread(server.manage().ManagePlan, request, metadata=server.as_admin)
-        _, keys[name] = await asyncio.to_thread(server.key, name)
-        server.close_channel()  # no process may be started beside its threads
-    async with Callers(earlier, keys) as callers:
-        await asyncio.sleep(LOAD_SECONDS)
-        callers.phase = "the schema is migrated"
-        migrated = await asyncio.to_thread(command, PROGRAM, earlier[0].settings, "migrate")
-        for version, program in (("this version", PROGRAM), ("the earlier version", EARLIER)):
-            for number, server in enumerate(earlier):
-                callers.phase = f"server {number} ends, for {version}"
-                assert await asyncio.to_thread(server.stop) == 0
-                callers.phase = f"server {number} starts, of {version}"
-                log = tmp_path / f"{number}-{program.parents[2].name}.log"
-                again = launch(server.settings, server.tokens, log, program=program)
-                server.process, server.log = again.process, again.log
-                await asyncio.to_thread(server.wait_for_output, "ratelimit-service serves on")
-                await asyncio.sleep(LOAD_SECONDS)
-    calls = sum(callers.allowed.values()) + sum(callers.denied.values())
-    REPORT.append(f"upgrade and rollback: {migrated.strip()}; {calls} calls, errors {dict(callers.errors)}")
-    lost = callers.errors.total()
-    assert all(" ends, " in error for error in callers.errors), callers.errors
-    assert lost <= calls / 10_000
-    assert list(callers.sources) == [1], callers.sources
-    assert AMOUNT - lost <= callers.allowed["quota"] <= AMOUNT
-    assert callers.denied["quota"] > 0
