@@ -22,12 +22,11 @@ IN_A_SHELL: Final = [
     "docs/descriptor-rules.md",
     "docs/usage.md",
     "docs/enforcement.md",
-    "deploy/envoy/llm/README.md",
-    "deploy/envoy/llm_reserved/README.md",
 ]
 """Pages whose `sh` blocks are run here, one page after the other, beside a server."""
 
 JAVA: Final = "clients/java/src/test/java/io/github/ratelimitservice/client/e2e/ServiceIT.java"
+LANGUAGE_MODELS: Final = ("llm", "llm_reserved")
 ENVOY: Final = ("", "ext_authz/", "ext_authz_rls/", "llm/", "llm_reserved/", "rls/")
 EXAMPLES: Final = "tests/api/envoy/test_examples.py"
 RUN_BY: Final = {
@@ -41,6 +40,14 @@ RUN_BY: Final = {
     ("docs/production.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/token-budgets.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/token-budgets.md", "python"): "tests/documentation/test_snippets.py",
+    **{(f"deploy/envoy/{name}/README.md", "sh"): "tests/api/envoy/test_llm_readme.py" for name in LANGUAGE_MODELS},
+    **{(f"docs/guides/{name}.md", "sh"): "tests/test_guides.py" for name in ("backup", "from-limitador")},
+    ("docs/guides/from-redis-scripts.md", "sh"): "tests/test_guides.py",
+    ("docs/guides/from-redis-scripts.md", ""): "tests/test_guides.py",
+    ("docs/guides/capacity.md", "sh"): "tests/test_capacity.py",
+    ("docs/guides/capacity.md", ""): "tests/test_capacity.py",
+    ("docs/migrate-from-envoyproxy-ratelimit.md", "sh"): "tests/cli/test_rules.py",
+    ("docs/migrate-from-envoyproxy-ratelimit.md", "yaml"): "tests/api/envoy/test_shadow.py",
     ("docs/alerts.md", "python"): "tests/alerts/test_dispatch.py",
     ("docs/alerts.md", "json"): "tests/alerts/test_dispatch.py",
     ("clients/README.md", "python"): "tests/clients/test_python_end_to_end.py",
@@ -61,6 +68,14 @@ RUN_BY: Final = {
 
 NOT_RUN: Final = {
     ("deploy/compose/README.md", "sh"): "needs Docker; make-secrets and the file itself are run by tests/deploy",
+    ("deploy/envoy-gateway/README.md", ""): "needs a cluster; its files are compared by tests/deploy/test_gateways.py",
+    ("deploy/istio/README.md", ""): "needs a cluster; its files are compared by tests/deploy/test_gateways.py",
+    ("docs/configuration.md", ""): "two servers with made-up names; tests/cli/test_configuration.py does the same",
+    ("docs/guides/regions.md", ""): "two regions with made-up names",
+    ("docs/guides/upgrade.md", ""): "needs a checkout of the version before",
+    ("docs/migrate-from-envoyproxy-ratelimit.md", ""): "what a command prints, of a file that is made up",
+    ("docs/planes.md", "sh"): "two machines with made-up addresses; tests/server/test_planes.py does the same",
+    ("docs/token-budgets.md", ""): "the plan above, in a file of the reader's",
     ("deploy/systemd/README.md", "sh"): "needs root and systemd as first process; the units are run by tests/deploy",
     ("deploy/envoy/README.md", "yaml"): "a part of the configurations beside it, with a made-up token",
     ("deploy/helm/ratelimit-service/README.md", "yaml"): "values for metrics that a cluster has to offer",
