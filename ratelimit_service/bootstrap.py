@@ -229,6 +229,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
             await _check_token(services.tokens)
         overload = OverloadControl(denies=settings.on_overload == "deny")
         counts = Counts(overload.answered_round_trip)
+        overload.waited = counts.turns.add
         tally, levels = UsageTally(clock), LevelMemory()
         sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
         stack.push_async_callback(sender.close)
@@ -271,6 +272,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
         envoy_rate_limit = EnvoyRateLimitService(
             descriptor_engine, HeldCalls(rules, engine, settlements), headers, clock, out_of_bounds
         )
+        rate_limit = RateLimitService(engine, settlements, clock, cached_requests=settings.policy_cache_size)
         watched = Watched(
             engine,
             descriptor_engine,
@@ -287,6 +289,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
             enforcement,
             handover,
             settlements,
+            rate_limit.streams,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
@@ -297,7 +300,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
         background.start("usage", sender.run)
         background.start("overload control", overload.run)
         yield Planes(
-            rate_limit=RateLimitService(engine, settlements, clock, cached_requests=settings.policy_cache_size),
+            rate_limit=rate_limit,
             key_admin=KeyAdminService(
                 services.keys,
                 services.bulk_keys,

@@ -62,6 +62,10 @@ class Readiness:
         """Why workers do not decide as they should, by mode."""
         return _merge(self._reports())
 
+    def answering(self) -> Mapping[str, bool]:
+        """Of each component whether it answered the last time; none has before the first."""
+        return {name: self._silent is not None and name not in self._silent for name in EFFECTS}
+
     def silent(self) -> tuple[str, ...]:
         """The components that did not answer the last time, as far as is known."""
         return self._silent or ()

@@ -6,12 +6,14 @@ it needs no store to answer, and if it ends it is started again.
 
 import asyncio
 import os
+import platform
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +33,7 @@ from ratelimit_service.server.child import Child, SupervisorLink, run_child, sta
 from ratelimit_service.server.console import open_console
 from ratelimit_service.server.instance import Instance
 from ratelimit_service.server.port import open_listener, resolve, with_port
+from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
 
 _MODULE: Final = "ratelimit_service.server.operations"
@@ -157,8 +160,18 @@ class _Process:
         workers = partial(serving_workers, heartbeats)
         self._settings = settings
         self._workers = workers
-        self._scraper = Scraper(Path(os.environ[DIRECTORY_VARIABLE]), workers)
         self.readiness = Readiness(partial(reports, heartbeats), settings.workers)
+        self._scraper = Scraper(
+            Path(os.environ[DIRECTORY_VARIABLE]),
+            workers,
+            configured=settings.workers,
+            stores=self.readiness.answering,
+            build={
+                "version": version("ratelimit-service"),
+                "python": platform.python_version(),
+                "transport": Transport.choose(settings.transport).name,
+            },
+        )
         self.attempted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the stores were opened, or could not be."""
         tls = None
