@@ -92,8 +92,10 @@ proto: setup ## Generate ratelimit_service/_gen from protos/.
 	rm -rf ratelimit_service/_gen
 	$(BIN)/python protos/generate.py ratelimit_service/_gen
 
-docs: setup ## Regenerate the settings table of the README.
+docs: setup ## Regenerate the settings table of the README, the reference of metrics and the dashboard.
 	$(BIN)/python docs/settings_table.py
+	$(BIN)/python docs/metrics_table.py
+	$(BIN)/python deploy/grafana/dashboard.py
 
 lock: ## Update requirements.lock to the newest versions that pyproject.toml allows.
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
