@@ -16,10 +16,9 @@ from ratelimit_service.settings import Settings
 
 
 @pytest.fixture
-def settings(empty_database_url: Callable[[], str]) -> Settings:
+def settings(migrated_database_url: Callable[[], str]) -> Settings:
     """Settings on a migrated database of its own."""
-    url = empty_database_url()
-    upgrade(url)
+    url = migrated_database_url()
     return Settings(database_url=SecretStr(url), peppers=SecretStr(Peppers.generate()))
 
 

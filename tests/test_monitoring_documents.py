@@ -1,31 +1,20 @@
 """What operators read and load: generated from the code, whole, and consistent with each other."""
 
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from types import ModuleType
 
 import yaml
 
+from deploy.grafana import dashboard
 from faults.alert_rules import RULES, rules
 from ratelimit_service.metrics.catalogue import SECTIONS, Kind
 
 ROOT = Path(__file__).parent.parent
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 METRICS = [described for section in SECTIONS.values() for described in section]
-
-
-def script(path: str) -> ModuleType:
-    """A script of the repository that is no module."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def promtool(folder: Path, *arguments: str) -> tuple[bool, str]:
@@ -50,16 +39,9 @@ def known() -> set[str]:
     return names
 
 
-def test_the_reference_of_metrics_is_fresh() -> None:
-    """`make docs` would change nothing."""
-    page = ROOT / "docs" / "metrics.md"
-    assert script("docs/metrics_table.py").with_fresh_tables(page.read_text()) == page.read_text()
-
-
 def test_the_dashboard_is_fresh() -> None:
     """`make docs` would change nothing."""
-    generator = script("deploy/grafana/dashboard.py")
-    assert generator.FILE.read_text() == generator.dashboard()
+    assert dashboard.FILE.read_text() == dashboard.dashboard()
 
 
 def test_names_follow_the_conventions() -> None:

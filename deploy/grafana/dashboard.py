@@ -1,7 +1,4 @@
-"""Write the dashboard for Grafana, ratelimit-service.json, from the panels below. A test checks that it is fresh.
-
-Usage: python deploy/grafana/dashboard.py     (or `make docs`)
-"""
+"""The panels of the dashboard for Grafana. `make docs` writes ratelimit-service.json from them; a test checks it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -163,12 +160,22 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
             "Made without being settled: callers let holds end. Gone: settled too late.",
             "ops",
             [("sum by (event) (rate(ratelimit_reservations_total{}[$__rate_interval]))", "{{event}}")],
+            width=6,
+        ),
+        Panel(
+            "Open reservations",
+            "Of all servers together. After a worker has ended it is wrong until the holds of then are over, an hour "
+            "at most.",
+            "short",
+            [("sum(ratelimit_open_reservations{})", "open")],
+            width=6,
         ),
         Panel(
             "Open streams",
             "Streams of checks. A gateway needs one or a few for each connection.",
             "short",
             [("sum by (instance) (ratelimit_open_streams{})", "{{instance}}")],
+            width=6,
         ),
         Panel(
             "Requests out of bounds, ignored fields",
@@ -182,6 +189,7 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
                 ),
                 ("sum by (reason) (rate(ratelimit_ignored_fields_total{}[$__rate_interval]))", "ignored: {{reason}}"),
             ],
+            width=6,
         ),
     ),
     "Latency": (
@@ -638,7 +646,3 @@ def _mappings(values: Mapping[str, str]) -> list[dict[str, Any]]:
     if not values:
         return []
     return [{"type": "value", "options": {value: {"text": text} for value, text in values.items()}}]
-
-
-if __name__ == "__main__":
-    FILE.write_text(dashboard())

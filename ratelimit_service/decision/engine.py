@@ -90,8 +90,6 @@ class DecisionEngine:
         self._local = local
         self._usage = usage
         self._ids = ids
-        self.reserved = 0
-        """Reservations made so far."""
         self.tally = DecisionTally()
         """Decisions so far."""
 
@@ -138,7 +136,7 @@ class DecisionEngine:
             self._count(decision)
         elif prepared.hold is not None:
             opened, reservation_id = self._open(prepared, prepared.hold)
-            return self._with_id(await self.decide(opened, deadline), reservation_id)
+            return _with_id(await self.decide(opened, deadline), reservation_id)
         else:
             try:
                 charge_results = await self._buckets.charge((prepared.charge,), deadline)
@@ -160,13 +158,6 @@ class DecisionEngine:
         charge = check.charge._replace(reservation=Reserve(opened.name, hold.hold_us))
         return check._replace(charge=charge, hold=None), opened.id
 
-    def _with_id(self, decision: Decision, reservation_id: str) -> Decision:
-        """The decision on a reservation, with its id if the store has made it."""
-        if not decision.allowed or decision.source is Source.DEGRADED:
-            return decision
-        self.reserved += 1
-        return decision._replace(reservation_id=reservation_id)
-
     async def decide_all(
         self, prepared: Sequence[PreparedCheck | Decision | ServiceError], deadline: float | None = None
     ) -> list[Decision | ServiceError]:
@@ -180,7 +171,7 @@ class DecisionEngine:
         for number, reservation_id in ids.items():
             decision = charged[number]
             if isinstance(decision, Decision):
-                charged[number] = self._with_id(decision, reservation_id)
+                charged[number] = _with_id(decision, reservation_id)
         decisions: list[Decision | ServiceError] = [*charged]
         if len(charged) < len(prepared):
             in_order = iter(charged)
@@ -344,6 +335,13 @@ def _prepare_held(check: Check, policy: Policy, selection: Selection, hold_us: i
     packed = pack(Reservation(policy.key_id, buckets, series))
     charge = Charge(buckets, costs, request, (counted,))
     return PreparedCheck(policy, selection, charge, check.cost, PreparedHold(packed, hold_us))
+
+
+def _with_id(decision: Decision, reservation_id: str) -> Decision:
+    """The decision on a reservation, with its id if the store has made it."""
+    if not decision.allowed or decision.source is Source.DEGRADED:
+        return decision
+    return decision._replace(reservation_id=reservation_id)
 
 
 def _try_prepare(check: Check, policy: Policy | ServiceError | None) -> PreparedCheck | Decision | ServiceError:

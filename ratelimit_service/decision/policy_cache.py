@@ -1,7 +1,7 @@
 """The policies that a server has in memory, kept up to date by `cache_invalidator.CacheInvalidator`."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from itertools import islice
@@ -44,6 +44,10 @@ _SLICE_SECONDS: Final = 0.001
 
 _RECOMPILED_PER_TURN: Final = 10_000
 """Policies that are marked before others get their turn on the event loop: some 1 ms."""
+
+_SECOND_CHANCES: Final = 64
+"""Policies in use that are passed over for one that makes room. Without a bound all of them would be, in one go, after
+a time in which no other was read."""
 
 _RETRY_SECONDS: Final = 0.5
 
@@ -147,14 +151,15 @@ class PolicyCache:
         self._budget = budget or LookupBudget()
         self._size = size
         self._unknown_ttl_us = round(unknown_ttl * _SECOND_US)
-        self._entries: dict[str, _Entry] = {}
+        # Not dicts: the first entry of a dict from which the first ones are deleted is behind all their gaps.
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._by_digest: dict[bytes, _Entry] = {}
         self._indexes = {ChangeKind.SUBJECT: KeyIndex(), ChangeKind.PLAN: KeyIndex()}
-        self._unknown: dict[str, int] = {}  # until when each id counts as unknown
-        self._denied: dict[
-            str, tuple[int, PolicyRecord]
-        ] = {}  # keys whose limits are not known, and until when that holds
-        self._incomplete: dict[str, None] = {}  # cached keys with rows that are not valid, read longest ago first
+        self._unknown: OrderedDict[str, int] = OrderedDict()  # until when each id counts as unknown
+        # Keys whose limits are not known, and until when that holds.
+        self._denied: OrderedDict[str, tuple[int, PolicyRecord]] = OrderedDict()
+        # Cached keys with rows that are not valid, read longest ago first.
+        self._incomplete: OrderedDict[str, None] = OrderedDict()
         self._rechecker: asyncio.Task[None] | None = None
         self._queue = LookupQueue(self._budget)
         self.waits: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
@@ -512,10 +517,10 @@ class PolicyCache:
         self._indexes[ChangeKind.SUBJECT].add(record.subject, record.key_id)
         self._indexes[ChangeKind.PLAN].add(record.plan, record.key_id)
 
-    def _put_expiry(self, expiries: dict[str, T], key_id: str, expires_us: T) -> None:
+    def _put_expiry(self, expiries: OrderedDict[str, T], key_id: str, expires_us: T) -> None:
         expiries.pop(key_id, None)  # to the end, which makes the first one the oldest
         if len(expiries) >= min(self._size, MAX_UNKNOWN):
-            del expiries[next(iter(expiries))]
+            expiries.popitem(last=False)
         expiries[key_id] = expires_us
 
     def _drop(self, key_id: str) -> None:
@@ -528,16 +533,17 @@ class PolicyCache:
                 del self._by_digest[digest]
 
     def _evict(self) -> None:
-        """Drop the oldest policy that was not used again (the CLOCK algorithm)."""
-        while True:
+        """Drop the oldest policy that was not used again (the CLOCK algorithm), or the next after _SECOND_CHANCES."""
+        for _ in range(_SECOND_CHANCES):
             key_id, entry = next(iter(self._entries.items()))
             validity = entry.policy.validity
             if not validity.used:
-                self._drop(key_id)
-                self._incomplete.pop(key_id, None)
-                return
+                break
             validity.used = False
-            self._entries[key_id] = self._entries.pop(key_id)
+            self._entries.move_to_end(key_id)
+        key_id = next(iter(self._entries))
+        self._drop(key_id)
+        self._incomplete.pop(key_id, None)
 
 
 def _seconds_until(deadline: float | None, margin: float) -> float:

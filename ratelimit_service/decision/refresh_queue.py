@@ -1,5 +1,6 @@
 """The subjects and plans that changed, whose cached keys are still to be read again."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Final, TypeAlias
@@ -35,7 +36,7 @@ class RefreshQueue:
         """KEYS_OF lists the cached keys of a target."""
         self._keys_of = keys_of
         self._now = now
-        self._waiting: dict[Target, _Pass] = {}
+        self._waiting: OrderedDict[Target, _Pass] = OrderedDict()
         self._taken: dict[Target, tuple[_Pass, int]] = {}  # being read, and how many of its keys remain after that
 
     def __len__(self) -> int:
@@ -61,8 +62,7 @@ class RefreshQueue:
         """The keys to read next, at most MAX_PER_CHUNK; empty when there are none. `end` must follow."""
         keys: list[str] = []
         while self._waiting and len(keys) < MAX_PER_CHUNK:
-            target = next(iter(self._waiting))
-            current = self._waiting.pop(target)
+            target, current = self._waiting.popitem(last=False)
             if current.remaining is None:
                 current.remaining = list(self._keys_of(target))
             left = max(0, len(current.remaining) - (MAX_PER_CHUNK - len(keys)))

@@ -141,10 +141,25 @@ LIMIT_DENIALS: Final = Described(
 RESERVATIONS: Final = Described(
     "ratelimit_reservations_total",
     Kind.COUNTER,
-    "Reservations by event; gone: settled or extended too late, or unknown; abandoned: ended at once, because the "
-    "caller had left or was answered without the bucket store.",
+    "Reservations by event; repeated: the same again, which changes nothing; gone: settled or extended too late, or "
+    "unknown; abandoned: settled at once at the estimate, because the caller had left or was answered without the "
+    "bucket store.",
     "Made but not settled: callers let holds end, which keep their estimates charged. Gone: their holds are too short.",
-    {"event": ("made", "settled", "extended", "gone", "abandoned")},
+    {"event": ("made", "repeated", "settled", "extended", "gone", "abandoned")},
+)
+OPEN_RESERVATIONS: Final = Described(
+    "ratelimit_open_reservations",
+    Kind.GAUGE,
+    "Reservations that are open, to be added up over all servers: one that another server settles counts there as one "
+    "less, so that a server alone may have less than none.",
+    "Grows without end: callers do not settle, and holds are long. docs/token-budgets.md has what ended unsettled.",
+    across="sum",
+)
+OVERDRAWN_CHARGES: Final = Described(
+    "ratelimit_overdrawn_charges_total",
+    Kind.COUNTER,
+    "Settlements, and charges made afterwards, that left a limit owing tokens.",
+    "Rises: estimates are too low, or charging afterwards lets too many calls in at once.",
 )
 CLAMPED_TOKENS: Final = Described(
     "ratelimit_clamped_tokens_total",
@@ -575,8 +590,8 @@ PROCESS_MEMORY: Final = Described(
 SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     "Calls": (CALLS, CALL_SECONDS, OPEN_STREAMS, OUT_OF_BOUNDS, IGNORED_FIELDS),
     "Decisions": (
-        *(DECISIONS, DESCRIPTOR_DECISIONS, PLAN_DECISIONS, LIMIT_DENIALS, RESERVATIONS, CLAMPED_TOKENS),
-        ENFORCEMENT_OFF,
+        *(DECISIONS, DESCRIPTOR_DECISIONS, PLAN_DECISIONS, LIMIT_DENIALS, RESERVATIONS, OPEN_RESERVATIONS),
+        *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, ENFORCEMENT_OFF),
     ),
     "Overload": (REFUSED_CALLS, TURN_SECONDS, QUEUE_AGE, BOUND),
     "Bucket store": (

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ratelimit_service.errors import Code
+from ratelimit_service.metrics.reservations import ReservationCounts
 
 SECONDS_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 """Bounds of the histograms of store round trips and of the queue before them, in seconds."""
@@ -121,3 +122,4 @@ class Counts:
         self.turns = Distribution(TURN_BOUNDS)
         """How long calls waited for their turn, of those that had to."""
         self.round_trips = RoundTripCounts(report_round_trip)
+        self.reservations = ReservationCounts()

@@ -31,12 +31,6 @@ class Engine(Protocol):
     tally: DecisionTally
 
 
-class Checks(Engine, Protocol):
-    """That which also makes reservations."""
-
-    reserved: int
-
-
 class Cache(Protocol):
     """The part of the policy cache that is read here."""
 
@@ -64,13 +58,12 @@ class Cache(Protocol):
 
 
 class Settled(Protocol):
-    """What became of reservations."""
+    """The part of the settlements that is read here."""
 
-    settled: int
-    extended: int
-    gone: int
+    unknown: int
+    """The number of ids that no server made."""
     abandoned: int
-    clamped: int
+    """The number of reservations that were ended because their callers had left."""
 
 
 class Tokens(Protocol):
@@ -192,7 +185,7 @@ class Switch(Protocol):
 class Watched(NamedTuple):
     """The sources of one worker's metrics: its two engines, what it has in memory, and what Envoy's methods count."""
 
-    checks: Checks
+    checks: Engine
     descriptors: Engine
     policies: Cache
     rules: Rules
@@ -249,8 +242,10 @@ class WorkerMetrics:
         self._count_numbers(counts.round_trips)
         self._count_decisions()
         self._count_events(counts.round_trips)
-        self._count_optional(counts.round_trips)
-        self._show_numbers(counts.round_trips, breaker_open)
+        self._count_optional()
+        if watched.settlements is not None:
+            self._count_reservations(counts, watched.settlements)
+        self._show_numbers(counts, breaker_open)
         self._process = ProcessMetrics(self.registry, watched.overload)
 
     def flush(self) -> None:
@@ -321,12 +316,12 @@ class WorkerMetrics:
             for value in counts:
                 self._count(described, partial(counts.__getitem__, value), value)
 
-    def _count_optional(self, round_trips: RoundTripCounts) -> None:
+    def _count_optional(self) -> None:
         watched = self._watched
         if watched.unreadable is not None:
             for table in watched.unreadable.counts:
                 self._count(catalogue.UNREADABLE_ROWS, partial(watched.unreadable.counts.__getitem__, table), table)
-        handover, settlements, checks = watched.handover, watched.settlements, watched.checks
+        handover = watched.handover
         if handover is not None:
             for result, read in (
                 ("charged", lambda: handover.handed_over),
@@ -335,22 +330,23 @@ class WorkerMetrics:
                 ("forgotten", lambda: handover.evicted),
             ):
                 self._count(catalogue.HANDED_OVER, read, result)
-        if settlements is not None:
-            for event, read in (
-                ("made", lambda: checks.reserved),
-                ("settled", lambda: settlements.settled),
-                ("extended", lambda: settlements.extended),
-                ("gone", lambda: settlements.gone),
-                ("abandoned", lambda: round_trips.abandoned + settlements.abandoned),
-            ):
-                self._count(catalogue.RESERVATIONS, read, event)
-            self._count(catalogue.CLAMPED_TOKENS, lambda: settlements.clamped)
 
-    def _show_numbers(self, round_trips: RoundTripCounts, breaker_open: Callable[[], bool]) -> None:
-        watched = self._watched
+    def _count_reservations(self, counts: Counts, settlements: Settled) -> None:
+        events, round_trips = counts.reservations.events, counts.round_trips
+        reads: dict[str, Callable[[], float]] = {event: partial(events.__getitem__, event) for event in events}
+        reads["gone"] = lambda: events["gone"] + settlements.unknown
+        reads["abandoned"] = lambda: round_trips.abandoned + settlements.abandoned
+        for event, read in reads.items():
+            self._count(catalogue.RESERVATIONS, read, event)
+        self._count(catalogue.CLAMPED_TOKENS, lambda: counts.reservations.clamped)
+        self._count(catalogue.OVERDRAWN_CHARGES, lambda: counts.reservations.overdrawn)
+
+    def _show_numbers(self, counts: Counts, breaker_open: Callable[[], bool]) -> None:
+        watched, round_trips = self._watched, counts.round_trips
         cache, overload, enforcement = watched.policies, watched.overload, watched.enforcement
         for described, read in (
             (catalogue.OPEN_STREAMS, lambda: len(watched.streams)),
+            (catalogue.OPEN_RESERVATIONS, lambda: counts.reservations.open),
             (catalogue.BOUND, lambda: overload.bound),
             (catalogue.QUEUE_AGE, lambda: overload.longest_wait),
             (catalogue.POLICIES, lambda: len(cache)),

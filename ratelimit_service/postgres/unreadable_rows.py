@@ -1,5 +1,6 @@
 """Rows that cannot be read: each is named in the log, and counted by its table."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final, TypeVar
@@ -31,8 +32,8 @@ class UnreadableRows:
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         """NOW is a monotonic time in seconds."""
         self._now = now
-        self._logged: dict[tuple[str, str, str], float] = {}
-        self._found: dict[tuple[str, str], float] = {}
+        self._logged: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self._found: OrderedDict[tuple[str, str], float] = OrderedDict()
         self.counts = dict.fromkeys(TABLES, 0)
         """How often one was found so far, by table."""
 
@@ -57,9 +58,9 @@ class UnreadableRows:
         return counts
 
 
-def _put(times: dict[K, float], key: K, now: float) -> None:
+def _put(times: OrderedDict[K, float], key: K, now: float) -> None:
     """Put a time at the end of TIMES, whose oldest make room."""
     times.pop(key, None)
     if len(times) >= _MAX_ROWS:
-        del times[next(iter(times))]
+        times.popitem(last=False)
     times[key] = now

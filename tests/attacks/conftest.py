@@ -19,6 +19,7 @@ from fixtures.served import Serve
 from ratelimit_service.buckets.breaker import SLOW
 from ratelimit_service.devstores.postgres import EmbeddedPostgres
 from ratelimit_service.devstores.valkey import EmbeddedValkey
+from ratelimit_service.postgres.migrate import upgrade
 
 TRANSPORTS = ("envoy", "grpcio")
 HERE = Path(__file__).parent
@@ -46,7 +47,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def new_database() -> Iterator[Callable[[], str]]:
-    """Create an empty database on a server of the attacks' own, which counts statements, and return its URL."""
+    """Create a migrated database on a server of the attacks' own, which counts statements, and return its URL."""
     home = Path(tempfile.mkdtemp(prefix="ratelimit-pg-"))
     settings = {"fsync": "off", "synchronous_commit": "off", "shared_preload_libraries": "pg_stat_statements"}
     server = EmbeddedPostgres(home, settings=settings)
@@ -57,7 +58,9 @@ def new_database() -> Iterator[Callable[[], str]]:
         name = f"attacked_{next(numbers)}"
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
-        return f"{server.url.rpartition('/')[0]}/{name}"
+        url = f"{server.url.rpartition('/')[0]}/{name}"
+        upgrade(url)
+        return url
 
     yield make
     server.stop()

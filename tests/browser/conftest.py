@@ -43,12 +43,12 @@ class Console:
 
 
 @pytest.fixture(scope="package")
-def console(empty_database_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+def console(migrated_database_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     """A server for all tests of this folder. Those that change something make a key of their own."""
     valkey = EmbeddedValkey(tmp_path_factory.mktemp("browser"))  # of its own: usage in it is this server's alone
     valkey.start()
     settings = make_settings(
-        empty_database_url(),
+        migrated_database_url(),
         valkey.url,
         "grpcio",
         operations_listen=free_address(),

@@ -13,7 +13,7 @@ from ratelimit_service.decision import policy_cache
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator
 from ratelimit_service.decision.lookup_budget import LookupBudget
-from ratelimit_service.decision.policy_cache import MAX_DIGESTS, PolicyCache
+from ratelimit_service.decision.policy_cache import _SECOND_CHANCES, MAX_DIGESTS, PolicyCache
 from ratelimit_service.decision.ports import Change, ChangeKind, Fetched, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import KeyState, PartialRecord, RecordFields, SecretHash
@@ -463,6 +463,19 @@ async def test_size_is_bounded() -> None:
     assert len(world.cache) == 10
     assert len(world.cache._unknown) == 10
     assert sum(busy in fetch for fetch in world.source.fetches) == 1
+
+
+async def test_room_is_made_in_bounded_time() -> None:
+    """While all policies are in use, one that is read passes over a few of them, not over all in one go."""
+    size = 4 * _SECOND_CHANCES
+    world = World(size=size)
+    ids = [world.add() for _ in range(size)]
+    policies = [policy for policy in await asyncio.gather(*map(world.cache.get, ids)) if policy]
+    for policy in policies:
+        policy.validity.used = True
+    await world.cache.get(world.add())
+    assert len(world.cache) == len(policies) == size
+    assert sum(not policy.validity.used for policy in policies) == _SECOND_CHANCES
 
 
 async def test_verified_secrets_of_a_key_are_bounded(world: World) -> None:

@@ -104,14 +104,14 @@ def test_every_setting_exists() -> None:
 
 @pytest.fixture(params=["envoy", "grpcio"] if FULL else ["envoy"])
 def restricted_server(
-    request: pytest.FixtureRequest, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+    request: pytest.FixtureRequest, migrated_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> Iterator[Server]:
     """A server under what its unit restricts: with the transport that needs more, by make test-deploy with either."""
     folder = Path(tempfile.mkdtemp(prefix="run-", dir="/tmp"))
     program = tmp_path / "ratelimit-service"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{restricted.__file__}" "{SERVER}" "{PROGRAM}" "$@"\n')
     program.chmod(0o755)
-    settings = make_settings(empty_database_url(), valkey_url, request.param, protect_checks=True, store_timeout=2)
+    settings = make_settings(migrated_database_url(), valkey_url, request.param, protect_checks=True, store_timeout=2)
     tokens = asyncio.run(seed(settings))
     server = launch(settings, tokens, tmp_path / "log", {"TMPDIR": str(folder)}, program)
     yield server

@@ -23,10 +23,10 @@ _CALLS = 320
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_a_log_that_nobody_reads_stops_nobody(
-    valkey_url: str, empty_database_url: Callable[[], str], tmp_path: Path, transport: str
+    valkey_url: str, migrated_database_url: Callable[[], str], tmp_path: Path, transport: str
 ) -> None:
     """Administration, decisions and the supervisor go on, and what fits is written once somebody reads again."""
-    settings = make_settings(empty_database_url(), valkey_url, transport)
+    settings = make_settings(migrated_database_url(), valkey_url, transport)
     fifo = tmp_path / "log"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)

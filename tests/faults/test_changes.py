@@ -130,10 +130,10 @@ async def test_changes_are_in_force_at_all_servers(serve: Serve, tmp_path: Path)
 
 
 async def test_changes_without_notifications(
-    serve: Serve, tmp_path: Path, empty_database_url: Callable[[], str]
+    serve: Serve, tmp_path: Path, migrated_database_url: Callable[[], str]
 ) -> None:
     """With the channel of notifications cut, all are within five seconds."""
-    url = await asyncio.to_thread(empty_database_url)
+    url = await asyncio.to_thread(migrated_database_url)
     head, _, name = url.rpartition("/")
     server, _, port = head.rpartition(":")
     with SilentPostgres(int(port)) as silent, ExitStack() as stack:

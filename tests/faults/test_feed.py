@@ -61,9 +61,11 @@ def within(seconds: float, holds: Callable[[], bool]) -> float:
     return time.monotonic() - began
 
 
-def test_a_feed_that_stands_still_shows_everywhere(own_server: StartOwn, empty_database_url: Callable[[], str]) -> None:
+def test_a_feed_that_stands_still_shows_everywhere(
+    own_server: StartOwn, migrated_database_url: Callable[[], str]
+) -> None:
     """Where what a worker reads does not come, it is degraded after 5 s in all places, and goes on deciding."""
-    url = empty_database_url()
+    url = migrated_database_url()
     head, _, name = url.rpartition("/")
     with FaultProxy(int(head.rpartition(":")[2])) as proxy:
         through = f"{head.rpartition(':')[0]}:{proxy.port}/{name}"

@@ -24,10 +24,10 @@ def away() -> Iterator[FaultProxy]:
 
 
 def test_a_stranger_learns_nothing_of_postgres(
-    own_server: Callable[..., Server], empty_database_url: Callable[[], str], away: FaultProxy
+    own_server: Callable[..., Server], migrated_database_url: Callable[[], str], away: FaultProxy
 ) -> None:
     """Unknown keys and tokens get UNAVAILABLE without an address. The log has it, and /readyz says what is the case."""
-    head, _, name = empty_database_url().rpartition("/")
+    head, _, name = migrated_database_url().rpartition("/")
     away.target_port = int(head.rpartition(":")[2])
     url = f"{head.rpartition(':')[0]}:{away.port}/{name}"
     server = own_server("envoy", operations_listen=free_address(), database_url=url)

@@ -262,9 +262,9 @@ def write_usage(url: str, rows: list[Counted]) -> None:
 
 
 @pytest.fixture(scope="module")
-def api(serve: Callable[..., Server], emptied_valkey_url: str, empty_database_url: Callable[[], str]) -> Api:
+def api(serve: Callable[..., Server], emptied_valkey_url: str, migrated_database_url: Callable[[], str]) -> Api:
     """A server on stores of the module's own, with a plan of quotas."""
-    opened = Api(serve("grpcio", redis_url=emptied_valkey_url, database_url=empty_database_url()))
+    opened = Api(serve("grpcio", redis_url=emptied_valkey_url, database_url=migrated_database_url()))
     quotas = [("all", 10_000, "MONTH", "*"), ("orders", 5_000, "MONTH", "orders"), ("files", 700, "DAY", "files*")]
     opened.plan("monthly", *quotas)
     with connect(opened.database_url) as connection:

@@ -60,10 +60,10 @@ class Callers:
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 async def test_postgres_is_away(
-    own_server: StartOwn, empty_database_url: Callable[[], str], away: FaultProxy, transport: str
+    own_server: StartOwn, migrated_database_url: Callable[[], str], away: FaultProxy, transport: str
 ) -> None:
     """Every call for a known key is answered as before, administration is refused within a second, and back in five."""
-    head, _, name = (await asyncio.to_thread(empty_database_url)).rpartition("/")
+    head, _, name = (await asyncio.to_thread(migrated_database_url)).rpartition("/")
     port = away.target_port = int(head.rpartition(":")[2])
     url = f"{head.rpartition(':')[0]}:{away.port}/{name}"
     server = await asyncio.to_thread(

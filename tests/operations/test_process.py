@@ -47,7 +47,7 @@ def test_unknown_paths(server: Server, path: str) -> None:
     assert ask(server.settings.operations_listen, path).status == 404
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/status"])
 def test_methods(server: Server, path: str) -> None:
     """GET and HEAD are answered, any other method is 405."""
     assert ask(server.settings.operations_listen, path).status == 200
@@ -164,14 +164,14 @@ def test_without_a_port(own_server: StartOwn) -> None:
 
 @pytest.mark.parametrize("name", ["operations_listen", "console_listen"])
 def test_a_port_that_is_taken(
-    empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path, name: str
+    migrated_database_url: Callable[[], str], valkey_url: str, tmp_path: Path, name: str
 ) -> None:
     """The server does not start, and the message has the setting to change."""
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         address = f"127.0.0.1:{foreign.getsockname()[1]}"
-        settings = make_settings(empty_database_url(), valkey_url, "grpcio", **{name: address})
+        settings = make_settings(migrated_database_url(), valkey_url, "grpcio", **{name: address})
         server = launch(settings, {}, tmp_path / "log")
         assert server.process.wait(START_SECONDS) != 0
     assert f"cannot listen on {address}: Address already in use" in server.output

@@ -18,7 +18,6 @@ from ratelimit_service.management.key import Standing
 from ratelimit_service.management.key_filter import KeyFilter
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.postgres.repositories.audit import event_list
 from ratelimit_service.postgres.repositories.keys import key_list
 
@@ -65,10 +64,9 @@ def _compile(element: Explain, compiler: SQLCompiler, **options: Any) -> str:  #
 
 
 @pytest.fixture(scope="module")
-def filled_url(empty_database_url: Callable[[], str]) -> str:
+def filled_url(migrated_database_url: Callable[[], str]) -> str:
     """A database with 100,000 keys and 100,000 events."""
-    url = empty_database_url()
-    upgrade(url)
+    url = migrated_database_url()
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in FILL:
             connection.execute(statement.encode())

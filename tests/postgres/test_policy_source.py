@@ -17,7 +17,6 @@ from ratelimit_service.management.keys import KeyChanges
 from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.plans import PlanChanges
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
 
 
@@ -215,10 +214,9 @@ async def test_ids_are_listed_in_pages(
     assert pages == [made[:2], made[2:4], made[4:], []]
 
 
-async def test_a_list_that_takes_long_delays_no_lookup(empty_database_url: Callable[[], str]) -> None:
+async def test_a_list_that_takes_long_delays_no_lookup(migrated_database_url: Callable[[], str]) -> None:
     """While Postgres takes seconds for all ids, a key is looked up as fast as ever, and the list is completed."""
-    url = empty_database_url()
-    upgrade(url)
+    url = migrated_database_url()
     database = Database(url)
     plane = ControlPlane(database)
     await plane.plans.create("ada", plan_draft("free"))

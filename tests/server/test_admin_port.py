@@ -160,10 +160,10 @@ def test_an_address_that_is_taken(own_server: StartOwn, transport: str, valkey_u
 
 
 def test_one_address_for_both_is_refused(
-    empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+    migrated_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
     """The message says that the two settings are the same, not that another process holds the port."""
-    settings = make_settings(empty_database_url(), valkey_url, "grpcio")
+    settings = make_settings(migrated_database_url(), valkey_url, "grpcio")
     server = launch(settings.model_copy(update={"admin_listen": settings.listen}), {}, tmp_path / "log")
     assert server.process.wait(START_SECONDS) == 4
     assert f"RATELIMIT_ADMIN_LISTEN and RATELIMIT_LISTEN are both {settings.listen}" in server.output

@@ -147,10 +147,10 @@ def test_who_may_do_what_on_each_port() -> None:
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_a_server_refuses_before_it_starts_anything(
-    transport: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+    transport: str, migrated_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
     """A real server without TLS on every interface exits with the message, and never opens the port."""
-    valid = make_settings(empty_database_url(), valkey_url, transport)
+    valid = make_settings(migrated_database_url(), valkey_url, transport)
     port = valid.listen.rpartition(":")[2]
     changes = {"listen": f"0.0.0.0:{port}", "protect_checks": False}
     server = launch(valid.model_copy(update=changes), {}, tmp_path / "log")

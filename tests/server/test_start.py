@@ -27,7 +27,7 @@ def refusal(transport: str, database_url: str, redis_url: str, folder: Path, **c
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 @pytest.mark.parametrize("option", [socket.SO_REUSEPORT, socket.SO_REUSEADDR])
 def test_a_port_that_is_taken(
-    transport: str, option: int, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+    transport: str, option: int, migrated_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
     """A foreign process on the port is not joined, even if it would share: the server fails with a message."""
     with socket.socket() as foreign:
@@ -35,7 +35,7 @@ def test_a_port_that_is_taken(
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         address = f"127.0.0.1:{foreign.getsockname()[1]}"
-        output = refusal(transport, empty_database_url(), valkey_url, tmp_path, listen=address)
+        output = refusal(transport, migrated_database_url(), valkey_url, tmp_path, listen=address)
     assert f"cannot listen on {address}: Address already in use" in output
     assert "RATELIMIT_LISTEN" in output
 
@@ -51,28 +51,30 @@ def test_a_second_server_on_the_port(own_server: StartOwn, valkey_url: str, tmp_
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_a_fault_that_a_worker_finds(
-    transport: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+    transport: str, migrated_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
     """An error that only a worker finds is reported by the server with the worker's message, without a secret."""
     peppers = SecretStr("1:dG9vc2hvcnQ=")
-    output = refusal(transport, empty_database_url(), valkey_url, tmp_path, peppers=peppers)
+    output = refusal(transport, migrated_database_url(), valkey_url, tmp_path, peppers=peppers)
     assert "RATELIMIT_PEPPERS cannot be used" in output
     assert "dG9vc2hvcnQ" not in output
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
-def test_half_of_tls(transport: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path) -> None:
+def test_half_of_tls(transport: str, migrated_database_url: Callable[[], str], valkey_url: str, tmp_path: Path) -> None:
     """A certificate without a key is refused with a message."""
     certificate = tmp_path / "nothing.pem"
-    assert "half set up" in refusal(transport, empty_database_url(), valkey_url, tmp_path, tls_certificate=certificate)
+    assert "half set up" in refusal(
+        transport, migrated_database_url(), valkey_url, tmp_path, tls_certificate=certificate
+    )
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_gateways_without_a_ca(
-    transport: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+    transport: str, migrated_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
     """Certificates that nobody has to show make no gateways: the server does not start, and names what is missing."""
-    output = refusal(transport, empty_database_url(), valkey_url, tmp_path, gateway_certificates="gateway.test")
+    output = refusal(transport, migrated_database_url(), valkey_url, tmp_path, gateway_certificates="gateway.test")
     assert "set RATELIMIT_TLS_CLIENT_CA" in output
 
 
@@ -80,21 +82,21 @@ def test_gateways_without_a_ca(
     "listen", ["50051", "localhost", "127.0.0.1:http", "127.0.0.1:70000", "no.such.host.invalid:1"]
 )
 def test_an_invalid_address(
-    listen: str, empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+    listen: str, migrated_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
     """The message has the address, and an example of a valid one or the unknown host."""
-    assert listen in refusal("grpcio", empty_database_url(), valkey_url, tmp_path, listen=listen)
+    assert listen in refusal("grpcio", migrated_database_url(), valkey_url, tmp_path, listen=listen)
 
 
 def test_an_operations_port_that_is_taken(
-    empty_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
+    migrated_database_url: Callable[[], str], valkey_url: str, tmp_path: Path
 ) -> None:
     """The message has the setting to change."""
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         address = f"127.0.0.1:{foreign.getsockname()[1]}"
-        output = refusal("grpcio", empty_database_url(), valkey_url, tmp_path, operations_listen=address)
+        output = refusal("grpcio", migrated_database_url(), valkey_url, tmp_path, operations_listen=address)
     assert "RATELIMIT_OPERATIONS_LISTEN" in output
 
 

@@ -110,11 +110,11 @@ FAULTS: Final[dict[str, Callable[[Place], None]]] = {
 def place(
     request: pytest.FixtureRequest,
     serve: Serve,
-    empty_database_url: Callable[[], str],
+    migrated_database_url: Callable[[], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Place]:
     """A server of two workers behind each transport, with proxies before its stores."""
-    head, _, name = empty_database_url().rpartition("/")
+    head, _, name = migrated_database_url().rpartition("/")
     address, _, port = head.rpartition(":")
     with broken_store(tmp_path_factory.mktemp("store")) as store, FaultProxy(int(port)) as postgres:
         url = f"{address}:{postgres.port}/{name}"

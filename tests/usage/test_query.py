@@ -13,7 +13,6 @@ from fixtures.usage import Counted, Series, UsageWriter, add_partitions, connect
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.usage.query import Counts, Loss, UsageQueries, UsageReport
 from ratelimit_service.usage.query_range import DAY, HOUR, LAST_US, MINUTE
@@ -63,10 +62,9 @@ ROWS = make_rows(Random(20261125))
 
 
 @pytest.fixture(scope="module")
-def usage_url(empty_database_url: Callable[[], str]) -> str:
+def usage_url(migrated_database_url: Callable[[], str]) -> str:
     """The URL of a database that holds ROWS, how far they are complete, and a loss."""
-    url = empty_database_url()
-    upgrade(url)
+    url = migrated_database_url()
     with connect(url) as connection:
         add_partitions(connection, NOW - timedelta(days=DAYS), DAYS + 2)
         UsageWriter(connection).write(ROWS)

@@ -13,7 +13,6 @@ from sqlalchemy import event
 from fixtures.control_plane import ManualClock
 from fixtures.usage import add_partitions, connect, microseconds
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.postgres.repositories.usage import _SESSION, PostgresUsageSource
 from ratelimit_service.usage.query import UsageQueries
 from ratelimit_service.usage.query_range import DAY, HOUR, MINUTE
@@ -91,10 +90,9 @@ def walk(node: dict[str, Any]) -> Iterator[Scan]:
 
 
 @pytest.fixture(scope="module")
-def generated_url(empty_database_url: Callable[[], str]) -> str:
+def generated_url(migrated_database_url: Callable[[], str]) -> str:
     """The URL of a database with counts of thousands of series over three days, analyzed."""
-    url = empty_database_url()
-    upgrade(url)
+    url = migrated_database_url()
     start = NOW.replace(hour=0, minute=0, second=0) - timedelta(days=DAYS - 1)
     with connect(url) as connection:
         add_partitions(connection, start, DAYS)

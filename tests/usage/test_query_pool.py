@@ -14,7 +14,6 @@ from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.tokens import Role
-from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.settings import Settings
 from ratelimit_service.usage.query_request import UsageRequest
 
@@ -22,11 +21,10 @@ HEAVY_SECONDS = 2.4
 
 
 async def test_other_work_does_not_wait_for_heavy_questions(
-    empty_database_url: Callable[[], str], valkey_url: str, monkeypatch: pytest.MonkeyPatch
+    migrated_database_url: Callable[[], str], valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While every connection for usage is busy, tokens are checked and keys are looked up as if there were no usage."""
-    url = empty_database_url()
-    upgrade(url)
+    url = migrated_database_url()
     heavy = text(f"SELECT pg_sleep({HEAVY_SECONDS}), set_config('jit', 'off', true)")
     monkeypatch.setattr("ratelimit_service.postgres.repositories.usage._SESSION", heavy)
     monkeypatch.setattr("ratelimit_service.bootstrap._REPORT_QUEUE_SECONDS", 0.5)

@@ -1,4 +1,4 @@
-"""Who observes a store: its round trips, what it counts, and the levels of its buckets."""
+"""Who observes a store: its round trips, what it counts, the levels of its buckets, and what became of reservations."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -75,6 +75,21 @@ class LevelObserver(Protocol):
         ...
 
 
+class ReservationObserver(Protocol):
+    """Gets the results of runs in which a charge makes, settles or extends a reservation, or was made afterwards."""
+
+    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], /) -> None:
+        """All charges of a run had these results, also if their callers were answered without them."""
+        ...
+
+
+class NoReservations:
+    """An observer of reservations that does nothing."""
+
+    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], /) -> None:
+        """Do nothing."""
+
+
 class Unobserved:
     """An observer that does nothing."""
 
@@ -129,6 +144,7 @@ class Observers(NamedTuple):
     round_trips: RoundTripObserver = Unobserved()
     usage: UsageObserver = Unobserved()
     levels: LevelObserver = Unobserved()
+    reservations: ReservationObserver = NoReservations()
 
 
 UNOBSERVED = Observers()

@@ -14,7 +14,6 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import QueryUsage
 from ratelimit_service.errors import InvalidArgument, PermissionDenied, Unavailable
 from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
 from ratelimit_service.postgres.database import Database
-from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.usage.query import Counts
 
 NOW = datetime(2026, 11, 25, 14, 26, 31, tzinfo=UTC)
@@ -31,10 +30,9 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def usage_url(empty_database_url: Callable[[], str]) -> str:
+def usage_url(migrated_database_url: Callable[[], str]) -> str:
     """The URL of a database that holds ROWS."""
-    url = empty_database_url()
-    upgrade(url)
+    url = migrated_database_url()
     with connect(url) as connection:
         add_partitions(connection, NOW - timedelta(days=1), 2)
         UsageWriter(connection).write(row._replace(minute=row.minute.replace(second=0)) for row in ROWS)

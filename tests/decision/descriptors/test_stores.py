@@ -23,7 +23,6 @@ from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.keys import KeyDraft
 from ratelimit_service.management.plans import PlanDraft
-from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.settings import Settings
 
 SECONDS = 2.0
@@ -31,12 +30,11 @@ MakeSettings = Callable[[str], Settings]
 
 
 @pytest.fixture(scope="module")
-def make_settings(empty_database_url: Callable[[], str]) -> MakeSettings:
+def make_settings(migrated_database_url: Callable[[], str]) -> MakeSettings:
     """Return a function that makes settings for a Valkey, with a migrated database of their own."""
 
     def make(redis_url: str) -> Settings:
-        database_url = empty_database_url()
-        upgrade(database_url)
+        database_url = migrated_database_url()
         return Settings(database_url=database_url, redis_url=redis_url, peppers=Peppers.generate())
 
     return make

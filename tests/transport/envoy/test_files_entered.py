@@ -17,9 +17,10 @@ from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.management.keys import KeyDraft
 from ratelimit_service.management.plans import PlanDraft
 from ratelimit_service.transport.envoy.admission import Bounds
-from ratelimit_service.transport.envoy.app import CHECK, EmbeddedApp, decision_methods
+from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import Event, Scope, frame
+from ratelimit_service.transport.envoy.paths import CHECK
 from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 MAX_FILES = 21
@@ -69,9 +70,9 @@ async def call(app: EmbeddedApp, message: bytes) -> CheckLimitResponse:
     return CheckLimitResponse.FromString(sent[1]["body"][5:])
 
 
-async def test_a_call_enters_few_files(valkey_url: str, empty_database_url: Callable[[], str]) -> None:
+async def test_a_call_enters_few_files(valkey_url: str, migrated_database_url: Callable[[], str]) -> None:
     """An allowed CheckLimit of a known key enters at most 21 files on the transport envoy, from ASGI to Valkey."""
-    settings = make_settings(empty_database_url(), valkey_url, "envoy")
+    settings = make_settings(migrated_database_url(), valkey_url, "envoy")
     async with open_planes(settings, needs_token=False) as planes:
         limit = Limit("burst", TokenBucket(1_000, 1_000, 1_000_000))
         plan = PlanDraft(name="free", limits=(limit,), on_store_failure=OnStoreFailure.DENY, description="")

@@ -7,7 +7,6 @@ from itertools import count
 import pytest
 
 from ratelimit_service.decision.api_key import Peppers
-from ratelimit_service.postgres.migrate import upgrade
 from ratelimit_service.settings import Settings
 from transport.grpcio.running import RunningServer, open_server
 
@@ -25,13 +24,12 @@ FREE = {
 
 
 @pytest.fixture(scope="session")
-def make_settings(valkey_url: str, empty_database_url: Callable[[], str]) -> MakeSettings:
+def make_settings(valkey_url: str, migrated_database_url: Callable[[], str]) -> MakeSettings:
     """Return a function that gives settings on a migrated database of their own, with what is passed in place."""
 
     def make(**changes: object) -> Settings:
         if "database_url" not in changes:
-            changes["database_url"] = empty_database_url()
-            upgrade(changes["database_url"])
+            changes["database_url"] = migrated_database_url()
         valid = {"redis_url": valkey_url, "peppers": Peppers.generate(), "listen": "127.0.0.1:0"}
         return Settings(**{**valid, "protect_checks": False, **changes})  # as a server decides it for loopback
 

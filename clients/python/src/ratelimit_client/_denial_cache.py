@@ -1,6 +1,7 @@
 """The cache of denials, so that a caller that keeps retrying costs the service nothing."""
 
 import threading
+from collections import OrderedDict
 from datetime import timedelta
 from hashlib import blake2b
 from typing import NamedTuple
@@ -42,7 +43,7 @@ class DenialCache:
         self._max_age = max_age
         self._clock = clock
         self._lock = threading.Lock()
-        self._entries: dict[CacheKey, _Entry] = {}  # the oldest first
+        self._entries: OrderedDict[CacheKey, _Entry] = OrderedDict()  # the oldest first
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -72,4 +73,4 @@ class DenialCache:
             self._entries.pop(key, None)
             self._entries[key] = _Entry(response, now, now + wait)
             while len(self._entries) > self._size:
-                del self._entries[next(iter(self._entries))]
+                self._entries.popitem(last=False)

@@ -1,25 +1,33 @@
-"""Write the reference of metrics in docs/metrics.md from the catalogue in the code. A test checks that it is fresh.
+"""The tables of `docs/metrics.md`, from the catalogue of the metrics and the alerts that go by them.
 
-Usage: python docs/metrics_table.py     (or `make docs`)
+The rest of the page is written by hand.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import yaml
 
+from docs.generate.markdown import cell
 from ratelimit_service.metrics.catalogue import SECTIONS, Described, Kind
 
-DOCS = Path(__file__).parent
-PAGE = DOCS / "metrics.md"
-RULES = DOCS.parent / "deploy" / "prometheus" / "rules.yaml"
-_TABLES = re.compile(r"(?<=<!-- metrics -->\n).*?(?=<!-- /metrics -->)", re.DOTALL)
-_HEAD = "| metric | type, unit | labels | meaning | what to do with it |\n|---|---|---|---|---|"
-_UNITS = {"seconds": "seconds", "bytes": "bytes", "ratio": "1 is all", "tokens": "tokens", "info": ""}
+_ROOT: Final = Path(__file__).resolve().parent.parent.parent
+_PAGE: Final = "metrics.md"
+_RULES: Final = _ROOT / "deploy" / "prometheus" / "rules.yaml"
+_TABLES: Final = re.compile(r"(?<=<!-- metrics -->\n).*?(?=<!-- /metrics -->)", re.DOTALL)
+_HEAD: Final = "| metric | type, unit | labels | meaning | what to do with it |\n|---|---|---|---|---|"
+_UNITS: Final = {"seconds": "seconds", "bytes": "bytes", "ratio": "1 is all", "tokens": "tokens", "info": ""}
 
 
-def metrics_tables() -> str:
-    """The tables in Markdown: a section for each part of the service, a row for each metric."""
+def pages() -> dict[str, str]:
+    """The page with fresh tables: one for each part of the service, with a row for each metric."""
+    text = (_ROOT / "docs" / _PAGE).read_text(encoding="utf-8")
+    return {_PAGE: _TABLES.sub(lambda _: "\n" + _tables(), text)}
+
+
+def _tables() -> str:
     alerts = _alerts()
     parts = []
     for title, metrics in SECTIONS.items():
@@ -29,12 +37,7 @@ def metrics_tables() -> str:
     return "\n".join(parts) + "\n"
 
 
-def with_fresh_tables(page: str) -> str:
-    """The page's text with the current tables."""
-    return _TABLES.sub(lambda _: "\n" + metrics_tables(), page)
-
-
-def _row(described: Described, alerts: dict[str, str]) -> str:
+def _row(described: Described, alerts: Mapping[str, str]) -> str:
     unit = _unit(described.name)
     kind = described.kind.value if not unit else f"{described.kind.value}, {unit}"
     if described.kind is Kind.GAUGE:
@@ -43,8 +46,8 @@ def _row(described: Described, alerts: dict[str, str]) -> str:
     named = [name for name, expression in alerts.items() if sample.search(expression)]
     links = " ".join(f"[{name}](runbook.md#{name.lower()})" for name in named)
     use = f"{described.use} Alert: {links}." if links else described.use
-    cells = (f"`{described.name}`", kind, "<br>".join(_labels(described)), described.meaning, use)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    labels = "<br>".join(cell(label) for label in _labels(described))
+    return f"| `{described.name}` | {kind} | {labels} | {cell(described.meaning)} | {cell(use)} |"
 
 
 def _labels(described: Described) -> list[str]:
@@ -60,10 +63,6 @@ def _unit(name: str) -> str:
 
 
 def _alerts() -> dict[str, str]:
-    """The expression of each alert."""
-    groups = yaml.safe_load(RULES.read_text())["groups"]
+    """The expression of each alert, by its name."""
+    groups = yaml.safe_load(_RULES.read_text(encoding="utf-8"))["groups"]
     return {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
-
-
-if __name__ == "__main__":
-    PAGE.write_text(with_fresh_tables(PAGE.read_text()))
