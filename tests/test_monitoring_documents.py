@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from deploy.grafana import dashboard
+from docs.generate import dashboard
 from faults.alert_rules import RULES, rules
+from fixtures.pages import blocks
 from ratelimit_service.metrics.catalogue import SECTIONS, Kind
 
 ROOT = Path(__file__).parent.parent
@@ -123,6 +124,16 @@ def test_metrics_that_other_documents_name_exist() -> None:
         if name not in known()
     }
     assert missing == set()
+
+
+def test_the_scrape_configuration_is_valid(tmp_path: Path) -> None:
+    """As Prometheus reads it, with the rules beside it."""
+    (configuration,) = blocks("docs/metrics.md", "yaml")
+    (tmp_path / "prometheus.yaml").write_text(configuration)
+    shutil.copy(RULES, tmp_path)
+    right, printed = promtool(tmp_path, "check", "config", "prometheus.yaml")
+    assert right, printed
+    assert f"{len(rules())} rules found" in printed
 
 
 def test_the_rules_are_valid() -> None:

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from deploy.grafana import dashboard
-from docs.generate import api, cli, errors, metrics, settings
+from docs.generate import api, cli, dashboard, errors, metrics, settings
 
 DOCS: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = "reference"

@@ -38,6 +38,8 @@ RUN_BY: Final = {
     ("docs/tutorial.md", ""): "tests/test_readme.py",
     ("docs/tutorial.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/configuration.md", "yaml"): "tests/documentation/test_snippets.py",
+    ("docs/metrics.md", "yaml"): "tests/test_monitoring_documents.py",
+    ("docs/runbook.md", "sh"): "tests/server/test_monitoring.py",
     ("docs/production.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/token-budgets.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/token-budgets.md", "python"): "tests/documentation/test_snippets.py",

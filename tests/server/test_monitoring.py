@@ -1,6 +1,7 @@
 """A real Prometheus that scrapes a real server: every metric, every panel, and alerts of faults that are injected."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from faults.alert_rules import RULES
+from fixtures.pages import SCRIPTS, blocks
 from fixtures.served import Server, free_address
 from fixtures.valkey import StartValkey
 from operations.probe import ask
@@ -165,6 +167,23 @@ def turn(server: Server, action: dict[str, Any]) -> None:
     server.manage().ManageEnforcement(ManageEnforcementRequest(**action), metadata=server.as_admin, timeout=5)
 
 
+def first_commands(address: str) -> None:
+    """What the runbook has one type first, but for what reads the settings or the log of the server's machine."""
+    (block,) = blocks("docs/runbook.md", "sh")
+    lines = [line.replace("HOST:9464", address) for line in block.splitlines() if "HOST:9464" in line]
+    done = subprocess.run(
+        ["sh", "-eu"],
+        input="\n".join(lines),
+        env=os.environ | {"PATH": f"{SCRIPTS}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    for expected in ("ready", 'ratelimit_store_up{store="redis"} 1.0', "schema: is at revision"):
+        assert expected in done.stdout
+
+
 def unanswered(source: Prometheus) -> list[str]:
     """The queries of the dashboard that return nothing, or no number."""
     found = []
@@ -185,6 +204,7 @@ def test_a_prometheus_sees_all_of_a_server(
     server = own_server("grpcio", workers=1, operations_listen=free_address(), redis_url=store.url)
     address = server.settings.operations_listen
     server.close_channel()  # no process may be started beside its threads
+    first_commands(address)
     with prometheus(tmp_path, address) as source, Load(server):
         within(lambda: unanswered(source) == [], lambda: unanswered(source))
         assert source.firing() == {}

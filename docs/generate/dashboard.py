@@ -1,11 +1,11 @@
-"""The panels of the dashboard for Grafana. `make docs` writes ratelimit-service.json from them; a test checks it."""
+"""The dashboard for Grafana, `deploy/grafana/ratelimit-service.json`, from the panels below."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-FILE: Final = Path(__file__).with_name("ratelimit-service.json")
+FILE: Final = Path(__file__).resolve().parent.parent.parent / "deploy" / "grafana" / "ratelimit-service.json"
 _COLUMNS: Final = 24
 _HEIGHT: Final = 8
 _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
