@@ -8,5 +8,5 @@ PROCESS_VARIABLE: Final = "RATELIMIT_PROCESS"
 
 
 def process_name() -> str:
-    """`worker 1`, `envoy 1`, `control plane` or `operations`; `main` in a process that no supervisor has started."""
+    """`worker 1`, `envoy 1`, `control plane`, `health` or `operations`; `main` where no supervisor has started it."""
     return os.environ.get(PROCESS_VARIABLE, "main")

@@ -63,7 +63,7 @@ _CODES: Final = tuple(code.name for code in Code)
 _REASONS: Final = tuple(reason.name for reason in Reason)
 _SOURCES: Final = tuple(source.name for source in Source)
 _PLAN: Final = f"name of the plan; `{OTHER}` for those beyond the first {MAX_PLANS} that a process decided by"
-_PROCESS: Final = "`worker N` or `envoy N`, `control plane`, `operations`"
+_PROCESS: Final = "`worker N` or `envoy N`, `control plane` (`health` where that is elsewhere), `operations`"
 
 
 # Calls
