@@ -92,7 +92,7 @@ proto: setup ## Generate ratelimit_service/_gen from protos/.
 	rm -rf ratelimit_service/_gen
 	$(BIN)/python protos/generate.py ratelimit_service/_gen
 
-docs: setup ## Regenerate the reference, and build the documentation as a site with search into site/.
+docs: setup ## Regenerate the reference and the dashboard, and build the documentation as a site with search into site/.
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m docs.generate.links
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[docs]'

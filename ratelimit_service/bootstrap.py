@@ -296,12 +296,15 @@ async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncI
 
 
 @asynccontextmanager
-async def _open_decisions(settings: Settings, peppers: Peppers, decisions: Database) -> AsyncIterator[DecisionPlane]:
+async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the stores up
+    settings: Settings, peppers: Peppers, decisions: Database
+) -> AsyncIterator[DecisionPlane]:
     """What decides calls, by what DECISIONS has."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         overload = OverloadControl(denies=settings.on_overload == "deny")
         counts = Counts(overload.answered_round_trip)
+        overload.waited = counts.turns.add
         tally, levels = UsageTally(clock), LevelMemory()
         sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
         stack.push_async_callback(sender.close)
@@ -345,6 +348,7 @@ async def _open_decisions(settings: Settings, peppers: Peppers, decisions: Datab
         envoy_rate_limit = EnvoyRateLimitService(
             descriptor_engine, HeldCalls(rules, engine, settlements), headers, clock, out_of_bounds
         )
+        rate_limit = RateLimitService(engine, settlements, clock, cached_requests=settings.policy_cache_size)
         watched = Watched(
             engine,
             descriptor_engine,
@@ -361,6 +365,7 @@ async def _open_decisions(settings: Settings, peppers: Peppers, decisions: Datab
             enforcement,
             handover,
             settlements,
+            rate_limit.streams,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
@@ -371,7 +376,7 @@ async def _open_decisions(settings: Settings, peppers: Peppers, decisions: Datab
         background.start("usage", sender.run)
         background.start("overload control", overload.run)
         yield DecisionPlane(
-            rate_limit=RateLimitService(engine, settlements, clock, cached_requests=settings.policy_cache_size),
+            rate_limit=rate_limit,
             envoy_rate_limit=envoy_rate_limit,
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header, out_of_bounds),
             engine=engine,

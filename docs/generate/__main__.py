@@ -1,9 +1,9 @@
-"""Write the pages of the reference into `docs/`, and remove those of what is gone."""
+"""Write the pages of the reference into `docs/`, and the dashboard; remove the pages of what is gone."""
 
 from pathlib import Path
 from typing import Final
 
-from docs.generate import api, cli, errors, settings
+from docs.generate import api, cli, dashboard, errors, metrics, settings
 
 DOCS: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = "reference"
@@ -12,7 +12,7 @@ FOLDER: Final = "reference"
 
 def pages() -> dict[str, str]:
     """All pages that are generated, by their path below `docs/`."""
-    return {**settings.pages(), **cli.pages(), **api.pages(), **errors.pages()}
+    return {**settings.pages(), **cli.pages(), **api.pages(), **errors.pages(), **metrics.pages()}
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
     for old in (DOCS / FOLDER).rglob("*.md"):
         if old.relative_to(DOCS).as_posix() not in written:
             old.unlink()
+    dashboard.FILE.write_text(dashboard.dashboard(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from ratelimit_service.decision.ports import (
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.reservation import Reservation, ReservationIds, pack
+from ratelimit_service.decision.tally import NO_PLAN, DecisionTally
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import InvalidArgument, LookupDeferred, ServiceError, Unavailable
 
@@ -89,8 +90,8 @@ class DecisionEngine:
         self._local = local
         self._usage = usage
         self._ids = ids
-        self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
-        """Decisions so far, by reason and then by source."""
+        self.tally = DecisionTally()
+        """Decisions so far."""
 
     async def check(self, check: Check, deadline: float | None = None) -> Decision:
         """Decide one call, and charge its cost to every limit that applies, or to none."""
@@ -145,7 +146,10 @@ class DecisionEngine:
                 decision = self._decide_without_store(prepared, error)
             else:
                 decision = decide(prepared.policy, prepared.selection.rules, charge_results[0], prepared.policy.source)
-        self.tally[decision.reason][decision.source] += 1
+        policy = decision.policy
+        self.tally[NO_PLAN if policy is None else policy.plan][decision.reason][decision.source] += 1
+        if not decision.allowed:
+            self._deny(decision)
         return decision
 
     def _open(self, check: PreparedCheck, hold: PreparedHold) -> tuple[PreparedCheck, str]:
@@ -175,10 +179,7 @@ class DecisionEngine:
             for item in prepared:
                 if isinstance(item, Decision):
                     self._count(item)
-        tally = self.tally
-        for decision in decisions:
-            if isinstance(decision, Decision):
-                tally[decision.reason][decision.source] += 1
+        self._tally_all(decisions)
         return decisions
 
     async def explain(self, check: Check) -> Explanation:
@@ -221,14 +222,28 @@ class DecisionEngine:
         except StoreUnavailable as error:
             return [self._try_without_store(check, error) for check in checks]
         return [
-            decide(check.policy, check.selection.rules, charge_result, check.policy.source)
-            for check, charge_result in zip(checks, charge_results, strict=True)
+            decide(policy, selection.rules, charge_result, policy.source)
+            for (policy, selection, _, _, _), charge_result in zip(checks, charge_results, strict=True)
         ]
 
     def _try_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision | ServiceError:
         if isinstance(error, QueueTimeout):
             return refusal_of(error)
         return self._decide_without_store(check, error)
+
+    def _tally_all(self, decisions: Sequence[Decision | ServiceError]) -> None:
+        tally = self.tally
+        for decision in decisions:
+            if isinstance(decision, Decision):
+                policy = decision.policy
+                tally[NO_PLAN if policy is None else policy.plan][decision.reason][decision.source] += 1
+                if not decision.allowed:
+                    self._deny(decision)
+
+    def _deny(self, decision: Decision) -> None:
+        """Count the limit that has denied a call, if one has."""
+        if decision.policy is not None and decision.binding >= 0:
+            self.tally.deny(decision.policy.plan, decision.rules[decision.binding].limit.name)
 
     def _count(self, decision: Decision) -> None:
         """Count a decision that needed no bucket."""

@@ -24,6 +24,8 @@ CONTROL_EFFECTS: Final = {
 }
 """The same for a server of the control plane alone."""
 
+_STORES: Final = ("redis", "postgres")
+
 _NOT_OPENED: Final = "the operations process could not open its stores, see its log"
 
 
@@ -86,6 +88,10 @@ class Readiness:
     def degraded(self) -> Mapping[str, str]:
         """Why workers do not decide as they should, by mode."""
         return _merge(self._reports())
+
+    def answering(self) -> Mapping[str, bool]:
+        """Of each store whether it answered the last time; none has before the first."""
+        return {name: self._silent is not None and name not in self._silent for name in _STORES}
 
     def silent(self) -> tuple[str, ...]:
         """The components that did not answer the last time, as far as is known."""

@@ -6,9 +6,11 @@ it needs no store to answer, and if it ends it is started again.
 
 import asyncio
 import os
+import platform
 import signal
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,7 @@ from ratelimit_service.server.child import SupervisorLink, run_child
 from ratelimit_service.server.console import open_console
 from ratelimit_service.server.operations_ports import Ports
 from ratelimit_service.server.status import ServerStatus
+from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
 
 _FIRST_ATTEMPT: Final = 10.0
@@ -79,9 +82,19 @@ class _Process:
         workers = partial(serving_workers, heartbeats)
         self._settings = settings
         self._workers = workers
-        self._scraper = Scraper(Path(os.environ[DIRECTORY_VARIABLE]), workers)
         effects = EFFECTS if settings.decides else CONTROL_EFFECTS
         self.readiness = Readiness(partial(reports, heartbeats), settings.workers, effects)
+        self._scraper = Scraper(
+            Path(os.environ[DIRECTORY_VARIABLE]),
+            workers,
+            configured=settings.workers,
+            stores=self.readiness.answering,
+            build={
+                "version": version("ratelimit-service"),
+                "python": platform.python_version(),
+                "transport": Transport.choose(settings).name,
+            },
+        )
         self._status = ServerStatus(settings, self.readiness)
         self.attempted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the stores were opened, or could not be."""

@@ -37,6 +37,8 @@ RUN_BY: Final = {
     ("docs/tutorial.md", ""): "tests/test_readme.py",
     ("docs/tutorial.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/configuration.md", "yaml"): "tests/documentation/test_snippets.py",
+    ("docs/metrics.md", "yaml"): "tests/test_monitoring_documents.py",
+    ("docs/runbook.md", "sh"): "tests/server/test_monitoring.py",
     ("docs/production.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/token-budgets.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/token-budgets.md", "python"): "tests/documentation/test_snippets.py",
@@ -61,6 +63,14 @@ RUN_BY: Final = {
     ("clients/java/README.md", "xml"): "tests/clients/test_clients_readme.py",
     ("deploy/container/README.md", "sh"): "tests/deploy/image.py",
     ("deploy/helm/ratelimit-service/README.md", "sh"): "tests/deploy/rendered_chart.py",
+    ("docs/migrate-from-envoyproxy-ratelimit.md", "sh"): "tests/cli/test_rules.py",
+    ("docs/migrate-from-envoyproxy-ratelimit.md", "yaml"): "tests/api/envoy/test_shadow.py",
+    ("docs/guides/backup.md", "sh"): "tests/test_guides.py",
+    ("docs/guides/capacity.md", "sh"): "tests/test_capacity.py",
+    ("docs/guides/capacity.md", ""): "tests/test_capacity.py",
+    ("docs/guides/from-limitador.md", "sh"): "tests/test_guides.py",
+    ("docs/guides/from-redis-scripts.md", "sh"): "tests/test_guides.py",
+    ("docs/guides/from-redis-scripts.md", ""): "tests/test_guides.py",
     **{(f"deploy/envoy/{name}README.md", ""): EXAMPLES for name in ENVOY},
     **{(f"deploy/envoy/{name}README.md", "sh"): EXAMPLES for name in ENVOY if "llm" not in name},
 }
@@ -79,6 +89,14 @@ NOT_RUN: Final = {
     ("deploy/systemd/README.md", "sh"): "needs root and systemd as first process; the units are run by tests/deploy",
     ("deploy/envoy/README.md", "yaml"): "a part of the configurations beside it, with a made-up token",
     ("deploy/helm/ratelimit-service/README.md", "yaml"): "values for metrics that a cluster has to offer",
+    ("deploy/envoy-gateway/README.md", ""): "needs a cluster; what is applied is checked by tests/deploy",
+    ("deploy/istio/README.md", ""): "needs a cluster; what is applied is checked by tests/deploy",
+    ("docs/configuration.md", ""): "two environments, with addresses and tokens of their own",
+    ("docs/guides/regions.md", ""): "servers of two regions",
+    ("docs/guides/upgrade.md", ""): "needs the version before; tests/faults/two_versions.py is one of the commands",
+    ("docs/migrate-from-envoyproxy-ratelimit.md", ""): "examples of what the import prints",
+    ("docs/planes.md", "sh"): "servers on several machines; tests/server/test_planes.py starts them on one",
+    ("docs/token-budgets.md", ""): "for the YAML before it as a file, which is run",
 }
 """Blocks that cannot be run here, each with the reason."""
 

@@ -269,7 +269,8 @@ class Batcher:
         if batch.room:
             self._observer.refused(sum(limit.wait_us == NO_ROOM for made in results for limit in made.limit_results))
         if results:  # a ping has none
-            self._observer.answered(len(results), now - batch.started_at)
+            started = batch.started_at
+            self._observer.answered(len(results), now - started, started - calls[0].submitted_at)
             self._observe_levels(charges, results, now)
             if batch.encoded.reserves:
                 self._observe_reservations(charges, results)

@@ -10,8 +10,8 @@ from ratelimit_service.decision.charge import Charge, ChargeResult
 class RoundTripObserver(Protocol):
     """Observes each script run that had charges in it, on the hot path: what it costs is paid for each."""
 
-    def answered(self, charges: int, seconds: float) -> None:
-        """A run with this many charges was answered after this time."""
+    def answered(self, charges: int, seconds: float, queued: float) -> None:
+        """A run with this many charges was answered after this time. Its first call had waited before for QUEUED."""
         ...
 
     def awaited(self, seconds: float) -> None:
@@ -93,7 +93,7 @@ class NoReservations:
 class Unobserved:
     """An observer that does nothing."""
 
-    def answered(self, charges: int, seconds: float) -> None:
+    def answered(self, charges: int, seconds: float, queued: float) -> None:
         """Do nothing."""
 
     def awaited(self, seconds: float) -> None:

@@ -59,7 +59,7 @@ _MODES: Final[Mapping[str, _Mode]] = {
         "look for a Postgres that is slow at reading the ids of all keys; `VACUUM keys` makes that faster",
     ),
 }
-"""By the modes of `ratelimit_degraded`. docs/reliability.md says more of each."""
+"""By the modes of `ratelimit_degraded`. docs/runbook.md says more of each."""
 
 
 def check_servers(addresses: Sequence[str]) -> Iterator[Finding]:
