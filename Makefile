@@ -17,7 +17,7 @@ FUZZ_RUNS ?= 1000000
 # Tests that load servers as hard as they can: one after the other. All others, which wait more, run on two processes,
 # those of the attacks too that watch no victim.
 WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_peer guessing odd_requests \
-	revoked_key_on_a_stream revoked_streams silent_watchers))
+	revoked_key_on_a_stream revoked_streams silent_watchers timeouts))
 ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak tests/transport/conformance
 
 # The clients to test.
@@ -27,7 +27,7 @@ LANGUAGES ?= python go typescript java
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults bench clients test-clients bench-clients test-deploy clean
+.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults bench clients test-clients bench-clients test-deploy dist test-dist version clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,12 +92,17 @@ proto: setup ## Generate ratelimit_service/_gen from protos/.
 	rm -rf ratelimit_service/_gen
 	$(BIN)/python protos/generate.py ratelimit_service/_gen
 
-docs: setup ## Regenerate the settings table of the README.
-	$(BIN)/python docs/settings_table.py
+docs: setup ## Regenerate the reference and the dashboard, and build the documentation as a site with search into site/.
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.generate.links
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[docs]'
+	$(BIN)/python -m docs.generate.tree build/pages
+	$(BIN)/mkdocs build --strict --clean
+	$(BIN)/python -m docs.generate.built site
 
 lock: ## Update requirements.lock to the newest versions that pyproject.toml allows.
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
-		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,deploy,embedded,dev,envoy,fuzz]' && \
+		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,deploy,dist,docs,embedded,dev,envoy,fuzz]' && \
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
@@ -136,5 +141,15 @@ test-clients: setup ## Test the clients against the real server. With CI=true, m
 bench-clients: setup ## Benchmark the clients against bare stubs.
 	@$(MAKE) -C clients bench PYTHON="$(CURDIR)/$(BIN)/python"
 
+dist: docs ## Build a release into dist/: wheels, packages of the clients, the site, an SBOM, checksums.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[dist]'
+	$(BIN)/python -m release.dist dist
+
+test-dist: setup test-tools ## Install the wheel into an empty folder, with all that it needs, and run `dev` there.
+	$(BIN)/pytest -s tests/distribution tests/distribution/installed_wheel.py $(ARGS)
+
+version: setup ## Write the version of pyproject.toml into every other place that names it.
+	$(BIN)/python -m release.versions
+
 clean: ## Remove the virtual environment, caches and build output. Keeps .ratelimit/.
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -19,8 +19,8 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     StreamCheckLimitRequest,
 )
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service.transport.envoy.app import BATCH, CHECK, SHOULD_RATE_LIMIT, STREAM
 from ratelimit_service.transport.envoy.framing import frame
+from ratelimit_service.transport.envoy.paths import BATCH, CHECK, SHOULD_RATE_LIMIT, STREAM
 
 BATCH_SIZE: Final = 64
 STREAM_LENGTH: Final = 1_000

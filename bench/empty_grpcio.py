@@ -6,8 +6,8 @@ import grpc
 import uvloop
 
 from bench.empty_app import RESPONSE
-from ratelimit_service.transport.envoy.app import CHECK
 from ratelimit_service.transport.envoy.framing import PREFIX
+from ratelimit_service.transport.envoy.paths import CHECK
 
 _SERVICE, _METHOD = CHECK[1:].split("/")
 

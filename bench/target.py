@@ -17,8 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ratelimit_service.server.instance import child_environment
 from ratelimit_service.settings import Settings
-from ratelimit_service.transport.envoy.app import PATHS, STREAMS
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
+from ratelimit_service.transport.envoy.paths import PATHS, STREAMS
 
 PROGRAM = Path(sys.executable).with_name("ratelimit-service")
 """Of this checkout."""

@@ -1,14 +1,15 @@
 """Builds the object graph from the settings; nothing is wired anywhere else.
 
-`open_services` opens the management services, which need Postgres alone, for the command line. `open_planes` opens all
-that a server serves. Both raise StartupError, with the remedy in its message, for settings that cannot work.
+`open_services` opens the management services, which need Postgres alone, for the command line. `open_decision_plane`
+opens what decides calls, and nothing that writes to Postgres; `open_planes` opens both planes, and `open_plane` what
+a server is to serve. All raise StartupError, with the remedy in its message, for settings that cannot work.
 """
 
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from socket import gethostname
 from typing import Final, Protocol
@@ -36,6 +37,7 @@ from ratelimit_service.buckets.levels import LevelMemory
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.redis.connect import (
     open_bucket_store,
+    open_clock,
     open_quota_store,
     open_usage_store,
     open_usage_writer,
@@ -104,7 +106,16 @@ from ratelimit_service.usage.simulation import SimulationService
 from ratelimit_service.usage.tally import FlushTally
 from ratelimit_service.webhook.open import open_webhook
 
-__all__ = ["Planes", "Services", "StartupError", "open_planes", "open_services"]
+__all__ = [
+    "DecisionPlane",
+    "Planes",
+    "Services",
+    "StartupError",
+    "open_decision_plane",
+    "open_plane",
+    "open_planes",
+    "open_services",
+]
 
 _REPORT_CONNECTIONS: Final = 4
 """Questions about usage that are answered at the same time."""
@@ -138,8 +149,8 @@ class Services:
 
 
 @dataclass(frozen=True, slots=True)
-class Planes:
-    """What a server serves: the services, their health probes, and their metrics.
+class DecisionPlane:
+    """What decides calls: the services, their health probes, and their metrics. It reads Postgres, and never writes.
 
     A process that decides calls has to `join` the servers among which limits are divided while Redis is unavailable.
     """
@@ -147,12 +158,10 @@ class Planes:
     rate_limit: RateLimitService
     envoy_rate_limit: EnvoyRateLimitService
     envoy_authorization: EnvoyAuthorizationService
-    key_admin: KeyAdminService
     engine: DecisionEngine
     authenticator: Authenticator
     tokens: KnownTokens
     overload: OverloadControl
-    services: Services
     buckets: ManagedStore
     policies: PolicyCache
     rules: RulesCache
@@ -161,10 +170,21 @@ class Planes:
     metrics: WorkerMetrics
     degraded: DegradedModes
     probes: Mapping[str, Probe]
+    clock_offsets: Mapping[str, Callable[[], Awaitable[float]]]
+    """What finds out by how many seconds the clock of a component is ahead of this machine's; raises what its probe
+    raises."""
     join: Callable[[], None]
-    control: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = ()
-    """Background work of the control plane, by its names: the operations process of each server keeps it running, so
-    work of which there may be only one chooses a leader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planes(DecisionPlane):
+    """Both planes. The control plane has the decision plane too: it explains what would be decided."""
+
+    key_admin: KeyAdminService
+    services: Services
+    control: Sequence[tuple[str, Callable[[], Awaitable[None]]]]
+    """Background work of the control plane, by its names: the operations process of each server that has this plane
+    keeps it running, so work of which there may be only one chooses a leader."""
 
 
 @asynccontextmanager
@@ -213,28 +233,85 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 
 @asynccontextmanager
-async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores up
-    settings: Settings, *, needs_token: bool = True
-) -> AsyncIterator[Planes]:
-    """Open everything that serves calls, with its background tasks running, and close it at the end.
+async def open_plane(settings: Settings) -> AsyncIterator[DecisionPlane]:
+    """What RATELIMIT_PLANE names: the decision plane alone, or Planes. Raises StartupError as these do."""
+    async with open_planes(settings) if settings.manages else open_decision_plane(settings) as planes:
+        yield planes
 
-    Belongs to the running loop. Raises StartupError as `open_services` does, when the bucket store's URL is invalid,
-    and, unless `needs_token` is False, when there is no admin token. A bucket store that does not respond is not an
-    error: calls are then decided by `on_store_failure`.
+
+@asynccontextmanager
+async def open_decision_plane(settings: Settings) -> AsyncIterator[DecisionPlane]:
+    """Open everything that decides calls, with its background tasks running, and close it at the end.
+
+    It reads Postgres by RATELIMIT_DECISION_DATABASE_URL, or else RATELIMIT_DATABASE_URL, and writes nothing there.
+    Belongs to the running loop. Raises StartupError as `open_services` does, and when the bucket store's URL is
+    invalid. A bucket store that does not respond is not an error: calls are then decided by `on_store_failure`.
+    """
+    peppers = _peppers(settings)
+    await _check_schema(settings)
+    async with AsyncExitStack() as stack:
+        decisions = _open_decision_database(settings)
+        stack.push_async_callback(decisions.close)
+        yield await stack.enter_async_context(_open_decisions(settings, peppers, decisions))
+
+
+@asynccontextmanager
+async def open_planes(settings: Settings, *, needs_token: bool = True) -> AsyncIterator[Planes]:
+    """Open both planes as `open_decision_plane` opens one, and close them at the end.
+
+    Raises StartupError as that does, when alerts cannot be sent as the settings say, and, unless `needs_token` is
+    False, when there is no admin token.
     """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(open_services(settings))
         if needs_token:
             await _check_token(services.tokens)
+        database = await stack.enter_async_context(_decision_database(settings, services.database))
+        decisions = await stack.enter_async_context(_open_decisions(settings, services.peppers, database))
+        key_admin = KeyAdminService(
+            services.keys,
+            services.bulk_keys,
+            services.plans,
+            services.overrides,
+            services.rules,
+            services.audit,
+            services.usage,
+            services.simulations,
+            services.alerts,
+            services.enforcement,
+            decisions.engine,
+            clock,
+        )
+        yield Planes(
+            **{each.name: getattr(decisions, each.name) for each in fields(decisions)},
+            key_admin=key_admin,
+            services=services,
+            control=(
+                ("heartbeat", lambda: _beat(services)),
+                ("usage flush", lambda: _flush_usage(settings, services, clock)),
+                ("alerts", _alerts(settings, services, decisions.buckets, clock).run),
+            ),
+        )
+
+
+@asynccontextmanager
+async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the stores up
+    settings: Settings, peppers: Peppers, decisions: Database
+) -> AsyncIterator[DecisionPlane]:
+    """What decides calls, by what DECISIONS has."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
         overload = OverloadControl(denies=settings.on_overload == "deny")
         counts = Counts(overload.answered_round_trip)
+        overload.waited = counts.turns.add
         tally, levels = UsageTally(clock), LevelMemory()
         sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
         stack.push_async_callback(sender.close)
-        observers = Observers(counts.round_trips, tally, levels)
+        observers = Observers(counts.round_trips, tally, levels, counts.reservations)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
-        decisions = await stack.enter_async_context(_decision_database(settings, services.database))
+        redis_clock = open_clock(settings.redis_url.get_secret_value())
+        stack.push_async_callback(redis_clock.close)
         unreadable = UnreadableRows()
         feed = PostgresChangeFeed(decisions, unreadable)
         stack.push_async_callback(feed.close)
@@ -251,7 +328,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
         rules = RulesCache(PostgresRulesSource(decisions, unreadable), enforcement)
         _close_later(stack, policies, rules)
         switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
-        await _load(switch, rules)
+        await _load(settings.decision_database_variable, switch, rules)
         invalidator = CacheInvalidator(feed, switch, policies, rules)
         degraded = _degraded_modes(invalidator, buckets, unreadable, counts, policies)
         servers = PostgresLiveServers(decisions, settings.workers)
@@ -261,8 +338,8 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
         tokens = KnownTokens(token_source)
         stack.push_async_callback(tokens.close)
         await tokens.load()
-        keys = KeyResolver(policies, services.peppers)
-        ids = ReservationIds(services.peppers.derived("reservation"))
+        keys = KeyResolver(policies, peppers)
+        ids = ReservationIds(peppers.derived("reservation"))
         engine = DecisionEngine(keys, buckets, local, tally, ids)
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
         settlements = Settlements(keys, buckets, ids)
@@ -271,6 +348,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
         envoy_rate_limit = EnvoyRateLimitService(
             descriptor_engine, HeldCalls(rules, engine, settlements), headers, clock, out_of_bounds
         )
+        rate_limit = RateLimitService(engine, settlements, clock, cached_requests=settings.policy_cache_size)
         watched = Watched(
             engine,
             descriptor_engine,
@@ -287,6 +365,7 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
             enforcement,
             handover,
             settlements,
+            rate_limit.streams,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
@@ -296,29 +375,14 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
         background.start("metrics", metrics.keep)
         background.start("usage", sender.run)
         background.start("overload control", overload.run)
-        yield Planes(
-            rate_limit=RateLimitService(engine, settlements, clock, cached_requests=settings.policy_cache_size),
-            key_admin=KeyAdminService(
-                services.keys,
-                services.bulk_keys,
-                services.plans,
-                services.overrides,
-                services.rules,
-                services.audit,
-                services.usage,
-                services.simulations,
-                services.alerts,
-                services.enforcement,
-                engine,
-                clock,
-            ),
-            engine=engine,
+        yield DecisionPlane(
+            rate_limit=rate_limit,
             envoy_rate_limit=envoy_rate_limit,
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header, out_of_bounds),
+            engine=engine,
             authenticator=Authenticator(tokens),
             tokens=tokens,
             overload=overload,
-            services=services,
             buckets=buckets,
             policies=policies,
             rules=rules,
@@ -327,12 +391,8 @@ async def open_planes(  # noqa: PLR0915  all that serves calls, from the stores 
             metrics=metrics,
             degraded=degraded,
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
+            clock_offsets={POSTGRES: decisions.clock_offset, REDIS: redis_clock.offset},
             join=lambda: background.start("live servers", servers.run),
-            control=(
-                ("heartbeat", lambda: _beat(services)),
-                ("usage flush", lambda: _flush_usage(settings, services, clock)),
-                ("alerts", _alerts(settings, services, buckets, clock).run),
-            ),
         )
         metrics.flush()
 
@@ -448,7 +508,7 @@ async def _flush_usage(settings: Settings, services: Services, clock: SystemCloc
 
 def _decision_url(settings: Settings) -> str:
     """Where decisions are read from: the same database, perhaps by a role that can do nothing else."""
-    return settings.decision_database_url.get_secret_value() or settings.database_url.get_secret_value()
+    return settings.url(settings.decision_database_variable)
 
 
 @asynccontextmanager
@@ -457,14 +517,18 @@ async def _decision_database(settings: Settings, shared: Database) -> AsyncItera
     if not settings.decision_database_url.get_secret_value():
         yield shared
         return
-    try:
-        database = Database(_decision_url(settings))
-    except ValueError as error:
-        raise StartupError(f"RATELIMIT_DECISION_DATABASE_URL cannot be used: {error}") from error
+    database = _open_decision_database(settings)
     try:
         yield database
     finally:
         await database.close()
+
+
+def _open_decision_database(settings: Settings) -> Database:
+    try:
+        return Database(_decision_url(settings))
+    except ValueError as error:
+        raise StartupError(f"{settings.decision_database_variable} cannot be used: {error}") from error
 
 
 async def _follow_own_switch(enforcement: Enforcement, background: Background) -> None:
@@ -486,13 +550,16 @@ def _close_later(stack: AsyncExitStack, *opened: _Closable) -> None:
         stack.push_async_callback(each.close)
 
 
-async def _load(*caches: InvalidatedCache) -> None:
-    """Read what the first call needs before it comes: it would fail otherwise, or be refused by limits that are off."""
+async def _load(variable: str, *caches: InvalidatedCache) -> None:
+    """Read what the first call needs before it comes: it would fail otherwise, or be refused by limits that are off.
+
+    VARIABLE has the URL that it is read by.
+    """
     try:
         for cache in caches:
             await cache.refresh_all()
     except StoreUnavailable as error:
-        raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
+        raise StartupError(f"{error}; start it, or correct {variable}") from error
 
 
 def _peppers(settings: Settings) -> Peppers:
@@ -509,15 +576,17 @@ def _peppers(settings: Settings) -> Peppers:
 
 
 async def _check_schema(settings: Settings) -> None:
-    url = settings.database_url.get_secret_value()
+    variable = settings.database_variable
+    url = settings.url(variable)
     if not url:
-        raise StartupError("RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name")
+        wanted = variable if settings.manages else f"RATELIMIT_DECISION_DATABASE_URL or {variable}"
+        raise StartupError(f"{wanted} is not set; set it to postgresql://user:password@host:5432/name")
     try:
         schema = await asyncio.to_thread(read_schema, url)
     except ValueError as error:
-        raise StartupError(f"RATELIMIT_DATABASE_URL cannot be used: {error}") from error
+        raise StartupError(f"{variable} cannot be used: {error}") from error
     except StoreUnavailable as error:
-        raise StartupError(f"{error}; start it, or correct RATELIMIT_DATABASE_URL") from error
+        raise StartupError(f"{error}; start it, or correct {variable}") from error
     if schema.obstacle:
         raise StartupError(f"the database's schema {schema.obstacle}")
     if schema.is_newer:

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     decision_database_url: SecretStr = Field(
         default=SecretStr(""),
         description="The same Postgres for decisions alone, by a role that only reads: see `migrate --print-grants`. "
-        "If empty, RATELIMIT_DATABASE_URL is used.",
+        "If empty, RATELIMIT_DATABASE_URL is used. With RATELIMIT_PLANE=decision the only one that is needed.",
     )
     redis_url: SecretStr = Field(
         default=SecretStr(""),
@@ -36,16 +36,23 @@ class Settings(BaseSettings):
         description="HMAC keys that secrets are hashed with: `1:<base64>,2:<base64>`, each at least 32 bytes. "
         "New secrets use the highest number; keep the others until no key needs them. `dev` makes its own.",
     )
+    plane: Literal["all", "decision", "control"] = Field(
+        default="all",
+        description="What a server serves. `decision`: RateLimitService and Envoy's protocols, with no right to write "
+        "to Postgres. `control`: KeyAdminService and the console, and what is done once for all servers (usage, "
+        "alerts, retention). `all`: both.",
+    )
     listen: str = Field(default="127.0.0.1:50051", description="Address of the gRPC port.")
     admin_listen: str = Field(
         default="",
         description="Address of a port of its own for the admin methods (KeyAdminService), in a network without "
-        "gateways or on loopback: `127.0.0.1:50052`. The gRPC port then does not serve them. If empty, it does.",
+        "gateways or on loopback: `127.0.0.1:50052`. The gRPC port then does not serve them. If empty, it does. For "
+        "RATELIMIT_PLANE=all.",
     )
     operations_listen: str = Field(
         default="127.0.0.1:9464",
-        description="Address of the operations port: `/metrics`, `/healthz`, `/readyz` and `/console`. If empty, there "
-        "is none.",
+        description="Address of the operations port: `/metrics`, `/healthz`, `/readyz`, `/status` and `/console`. If "
+        "empty, there is none.",
     )
     console_listen: str = Field(
         default="",
@@ -240,6 +247,32 @@ class Settings(BaseSettings):
     def checks_protected(self) -> bool:
         """What protect_checks comes to: a server decides it by its address before its processes start."""
         return self.protect_checks is not False
+
+    @property
+    def decides(self) -> bool:
+        """Whether the server decides calls."""
+        return self.plane != "control"
+
+    @property
+    def manages(self) -> bool:
+        """Whether the server has the admin methods and the console, and does what is done once for all servers."""
+        return self.plane != "decision"
+
+    @property
+    def decision_database_variable(self) -> str:
+        """The variable whose Postgres decisions are read from: that for decisions alone, if it is set."""
+        named = self.decision_database_url.get_secret_value()
+        return "RATELIMIT_DECISION_DATABASE_URL" if named else "RATELIMIT_DATABASE_URL"
+
+    @property
+    def database_variable(self) -> str:
+        """The variable with the Postgres of a server with these settings. One that only decides has no other."""
+        return "RATELIMIT_DATABASE_URL" if self.manages else self.decision_database_variable
+
+    def url(self, variable: str) -> str:
+        """The database URL in VARIABLE, empty if it is not set. It may hold a password."""
+        found: SecretStr = getattr(self, variable.removeprefix("RATELIMIT_").lower())
+        return found.get_secret_value()
 
     @property
     def gateways(self) -> frozenset[str]:

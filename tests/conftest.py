@@ -6,4 +6,5 @@ pytest_plugins = [
     "fixtures.loose_postgres",
     "fixtures.dev_server",
     "fixtures.served",
+    "fixtures.pages",
 ]

@@ -30,6 +30,10 @@ TARGETS = [
     "clients",
     "test-clients",
     "bench-clients",
+    "docs",
+    "dist",
+    "test-dist",
+    "version",
 ]
 
 # In pieces, so that this file does not contain them.

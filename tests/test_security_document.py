@@ -129,7 +129,7 @@ def test_every_method_is_listed() -> None:
 def test_what_is_named_exists(document: str) -> None:
     """Files and settings that the documents name exist."""
     text = (ROOT / document).read_text()
-    settings = (ROOT / "README.md").read_text()
+    settings = (ROOT / "docs/reference/settings.md").read_text()
     assert [name for name in re.findall(r"`((?:tests|docs)/[\w/.]+)`", text) if not (ROOT / name).exists()] == []
     assert [name for name in re.findall(r"\bRATELIMIT_[A-Z_]+", text) if name not in settings] == []
 

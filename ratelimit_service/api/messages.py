@@ -72,13 +72,19 @@ def not_served(method: str) -> Unimplemented:
     )
 
 
-def served_elsewhere(method: str) -> Unimplemented:
-    """The error for a call of a method that this server serves at another address, which the message does not name."""
+def served_elsewhere(method: str, where: str) -> Unimplemented:
+    """The error for a call of a method that is served at another address, WHERE: the message does not name it."""
     return Unimplemented(
-        f"{method} is served at an address of its own, and not here; call it at the server's RATELIMIT_ADMIN_LISTEN",
+        f"{method} is served {where}",
         reason="NOT_SERVED",
         metadata={"method": method},
     )
+
+
+ON_ADMIN_PORT: Final = "at an address of its own, and not here; call it at the server's RATELIMIT_ADMIN_LISTEN"
+ON_CONTROL_PLANE: Final = "by the control plane, and not here; call it at a server with RATELIMIT_PLANE=control"
+ON_DECISION_PLANE: Final = "by the decision plane, and not here; call it at a server with RATELIMIT_PLANE=decision"
+"""Where a method is served."""
 
 
 def deadline_passed() -> DeadlineExceeded:

@@ -23,6 +23,9 @@ class OpenStreams:
         self._most = most
         self._open: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     @contextmanager
     def one(self, ended: "asyncio.Future[None]") -> Iterator[Callable[[], None]]:
         """Count one stream until the block ends. Yields what to call whenever checks arrive on it.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Final, NamedTuple
 
-from ratelimit_service.decision.charge import GONE, Bucket, Charge, ChargeResult, LimitResult, Reserve
+from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult, Reserve
 from ratelimit_service.decision.limit import MICRO, Concurrency, Quota, TokenBucket
 from ratelimit_service.decision.window import LONG_WINDOWS
 
@@ -204,7 +204,7 @@ class LevelMemory:
                 level.result = charge_result[1][0]
                 level.at = now
                 if charge[5] is not None and not isinstance(charge[5], Reserve):
-                    if charge_result[3] != GONE:
+                    if charge_result[4][0]:
                         level.settled(charge[1][0])
                 elif charge_result[0] or charge[4]:
                     level.charged += charge[1][0]
@@ -219,7 +219,7 @@ class LevelMemory:
                     level.show(bucket)
                 level.result, level.at = result, now
                 if charge[5] is not None and not isinstance(charge[5], Reserve):
-                    if charge_result[3] != GONE:
+                    if charge_result[4][0]:
                         level.settled(cost)
                 elif charge_result[0] or charge[4]:
                     level.charged += cost

@@ -6,17 +6,19 @@ I.371 annex A; the same as GCRA, counted in tokens and not in time). Integers on
 """
 
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ratelimit_service.decision.charge import (
     GONE,
     MAX_HELD_US,
     NEVER,
+    UNCHANGED,
     UNKNOWN_WAIT,
     Bucket,
     Charge,
     ChargeResult,
     Extend,
+    HoldChange,
     LimitResult,
     Reserve,
     Settle,
@@ -276,11 +278,16 @@ def limit_result(terms: Terms, state: State, wait_us: int, now_us: int) -> Limit
     return LimitResult(remaining if terms.overdraft is not None else max(remaining, 0), wait_us, reset_us)
 
 
+Marks: TypeAlias = tuple[tuple[str, bool], ...]
+"""What the buckets of a charge are known by again: their names, and whether they hold slots."""
+
+
 class Held(NamedTuple):
     """A reservation that was made, and whose hold ends, at these times in microseconds since 1970 UTC.
 
     Its slots come back with `second`. `untaken` are the positions of buckets from which nothing was taken. `settled` is
-    its result once it is settled.
+    its result once it is settled. `marks` are those of its buckets if it has a request, by which it may be repeated
+    with others, once its policy has changed; empty otherwise. `settled_marks` are those of the buckets of the result.
     """
 
     made_at: int
@@ -288,6 +295,31 @@ class Held(NamedTuple):
     second: int
     untaken: frozenset[int] = frozenset()
     settled: ChargeResult | None = None
+    marks: Marks = ()
+    settled_marks: Marks = ()
+
+    def taken_by(self, buckets: Sequence[Bucket]) -> "_Part":
+        """The part that BUCKETS have in it."""
+        marks = _marks_of(buckets)
+        if not self.marks or marks == self.marks:
+            return _Part(self.untaken, frozenset())
+        positions = [self.marks.index(mark) if mark in self.marks else None for mark in marks]
+        return _Part(
+            frozenset(here for here, position in enumerate(positions) if position in self.untaken),
+            frozenset(here for here, position in enumerate(positions) if position is None),
+        )
+
+
+class _Part(NamedTuple):
+    """By their positions, buckets from which a reservation took nothing, and those that it was not made with."""
+
+    untaken: frozenset[int]
+    foreign: frozenset[int]
+
+
+def _marks_of(buckets: Sequence[Bucket]) -> Marks:
+    """What buckets are known by again, whatever sizes their limits have by then."""
+    return tuple((bucket.name, isinstance(bucket.limit.algorithm, Concurrency)) for bucket in buckets)
 
 
 class ReferenceBuckets:
@@ -320,16 +352,17 @@ class ReferenceBuckets:
         if isinstance(charge.reservation, Settle | Extend):
             return self._change(charge, charge.reservation, now_us)
         stored = self._request_results.get(charge.request) if charge.request else None
-        if stored is None and isinstance(charge.reservation, Reserve):
-            held = self._reservations.get(charge.reservation.name)
-            if held is not None and (held.settled is not None or held.ends > now_us):  # by another call of the same id
-                return ChargeResult(charged=True, limit_results=self._peek(charge, now_us))
+        held = self._reservations.get(charge.reservation.name) if charge.reservation else None
+        is_open = held is not None and held.settled is None and held.ends > now_us
+        if stored is None and held is not None and (held.settled is not None or is_open):  # by another call of its id
+            return ChargeResult(charged=True, limit_results=self._peek(charge, now_us))
         if stored is None:
             result = self._charge(charge, now_us)
             if charge.request and (result.charged or charge.afterwards):  # no denial: a repeat may fit by then
-                self._request_results[charge.request] = result
+                self._request_results[charge.request] = result._replace(hold=UNCHANGED)
             return result
-        if len(stored.limit_results) == len(charge.buckets):
+        marks = held.marks if held is not None and is_open else ()
+        if len(stored.limit_results) == len(charge.buckets) and marks in ((), _marks_of(charge.buckets)):
             return stored
         # It was evaluated with other buckets, before its policy changed: the same decision, and a peek at these ones.
         return stored._replace(limit_results=self._peek(charge, now_us))
@@ -377,7 +410,8 @@ class ReferenceBuckets:
         """Settle or extend a reservation."""
         found = self._reservations.get(change.name)
         if found is not None and found.settled is not None and isinstance(change, Settle):
-            if len(found.settled.limit_results) == len(charge.buckets):
+            is_same = found.settled_marks in ((), _marks_of(charge.buckets))
+            if is_same and len(found.settled.limit_results) == len(charge.buckets):
                 return found.settled
             return found.settled._replace(limit_results=self._peek(charge, now_us))
         if found is None or found.settled is not None or found.ends <= now_us:
@@ -385,30 +419,37 @@ class ReferenceBuckets:
             return ChargeResult(charged=False, limit_results=peeks, held_us=GONE)
         if isinstance(change, Settle):
             result = self._settle(charge, change, found, now_us)
-            self._reservations[change.name] = found._replace(settled=result)
-            return result
+            marks = _marks_of(charge.buckets) if found.marks else ()
+            self._reservations[change.name] = found._replace(settled=result, settled_marks=marks)
+            return result._replace(hold=HoldChange(found.ends, 0))
         ends = max(found.ends, min(now_us + change.hold_us, found.made_at + MAX_HELD_US))
         second = max(found.second, second_of(ends, ends - now_us))
+        untaken, foreign = found.taken_by(charge.buckets)
         for position, bucket in enumerate(charge.buckets):
-            is_taken = self._terms(bucket).slots and change.reserved[position] and position not in found.untaken
+            has_slot = position not in untaken and position not in foreign
+            is_taken = has_slot and self._terms(bucket).slots and change.reserved[position]
             if is_taken and self._return_slot(bucket, found.second, now_us):
                 taken = self._taken_slots(bucket, now_us)
                 self._slots[bucket.name] = taken | {second: taken.get(second, 0) + 1}
         self._reservations[change.name] = found._replace(ends=ends, second=second)
-        return ChargeResult(charged=True, limit_results=self._peek(charge, now_us), held_us=ends - now_us)
+        hold = HoldChange(found.ends, ends)
+        return ChargeResult(charged=True, limit_results=self._peek(charge, now_us), held_us=ends - now_us, hold=hold)
 
     def _settle(self, charge: Charge, settle: Settle, found: Held, now_us: int) -> ChargeResult:
         results = []
         charged, clamped = True, 0
+        untaken, foreign = found.taken_by(charge.buckets)
         for position, (bucket, change) in enumerate(zip(charge.buckets, charge.costs, strict=True)):
             terms, tokens, reserved = self._terms(bucket), change, settle.reserved[position]
+            if position in foreign:
+                tokens = reserved = 0
             if terms.slots:
-                if reserved and position not in found.untaken:
+                if reserved and position not in untaken:
                     self._return_slot(bucket, found.second, now_us)
                 results.append(self._slots_result(bucket, terms, now_us))
                 continue
-            if position in found.untaken:
-                tokens, reserved = change + reserved, 0
+            if position in untaken:
+                tokens, reserved = tokens + reserved, 0
             state, stored = self._advanced(bucket, terms, tokens, now_us)
             if tokens < 0:
                 amount = _undrained(terms, -tokens * MICRO, reserved * MICRO, found.made_at, state.at)
@@ -495,9 +536,11 @@ class ReferenceBuckets:
             if fits:
                 self._keep(bucket, charged_state(terms, stored, state, cost), now_us + result.reset_us)
             results.append(result)
+        if charged and reserve is not None:
+            marks = _marks_of(charge.buckets) if charge.request else ()
+            self._reservations[reserve.name] = Held(now_us, ends, second, frozenset(untaken), marks=marks)
+            return ChargeResult(charged, tuple(results), hold=HoldChange(0, ends))
         if charged:
-            if reserve is not None:
-                self._reservations[reserve.name] = Held(now_us, ends, second, frozenset(untaken))
             return ChargeResult(charged, tuple(results))
         self._states.update(before)
         self._slots.update(slots)

@@ -9,7 +9,8 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ratelimit_service.cli.app import command_group
-from ratelimit_service.cli.environment import database_errors, load_settings, open_transactions, with_dev_stores
+from ratelimit_service.cli.database import database_errors, open_transactions
+from ratelimit_service.cli.environment import load_settings, with_dev_stores
 from ratelimit_service.cli.errors import report_errors
 from ratelimit_service.cli.options import AsJson, DryRun, Output, output_format
 from ratelimit_service.cli.output import Format, print_secret, print_table

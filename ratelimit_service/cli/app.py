@@ -155,12 +155,18 @@ def common(
 
 
 def main() -> None:
-    """Run the command line. An internal error is reported in two lines; RATELIMIT_TRACEBACK=1 shows its traceback."""
+    """Run the command line. An internal error is reported in two lines; RATELIMIT_TRACEBACK=1 shows its traceback.
+
+    A file that cannot be used, such as one of a home folder where completion is to be installed, is no such error.
+    """
     try:
         app()
     except Exception as error:
         if os.environ.get("RATELIMIT_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.filename:
+            typer.echo(f"cannot use {error.filename}: {error.strerror}", err=True)
+            sys.exit(Exit.USAGE)
         from ratelimit_service.logs import redact  # noqa: PLC0415  the log of a server, which commands have none of
 
         typer.echo(

@@ -14,7 +14,7 @@ from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.errors import CommandError, Exit
 from ratelimit_service.cli.options import AsJson, DecisionServer, Output, Server, Token, output_format, parse_hold
 from ratelimit_service.cli.output import Format, describe_limit, print_as, print_json, print_table
-from ratelimit_service.cli.times import format_duration
+from ratelimit_service.cli.times import format_wait
 from ratelimit_service.decision.api_key import ApiKey as PresentedKey
 from ratelimit_service.decision.limit import MAX_TOKENS
 
@@ -125,7 +125,7 @@ def print_decision(decision: CheckLimitResponse, why_degraded: str) -> None:
     if decision.limit:
         line += f"; limit {decision.limit}, {decision.remaining:,} left"
     if decision.HasField("retry_after"):
-        line += f"; retry after {format_duration(decision.retry_after)}"
+        line += f"; retry after {format_wait(decision.retry_after)}"
     if decision.key_id:
         line += f"; key {decision.key_id} of {decision.subject} on plan {decision.plan}"
     if decision.source == CheckLimitResponse.DEGRADED:
@@ -158,8 +158,8 @@ def _limit_result(limit: LimitResult) -> tuple[str, ...]:
     result = "fits"
     if limit.would_deny:
         result = "would deny (shadow)" if limit.shadow else "does not fit"
-        result += f", fits in {format_duration(limit.retry_after)}" if limit.HasField("retry_after") else ""
-    return limit.name, f"{limit.remaining:,}", f"{limit.limit:,}", format_duration(limit.reset_after), result
+        result += f", fits in {format_wait(limit.retry_after)}" if limit.HasField("retry_after") else ""
+    return limit.name, f"{limit.remaining:,}", f"{limit.limit:,}", format_wait(limit.reset_after), result
 
 
 def _print_explanation(explanation: ExplainLimitResponse) -> None:

@@ -12,7 +12,7 @@ from ratelimit_service.cli.client import Client, connect
 from ratelimit_service.cli.errors import CommandError
 from ratelimit_service.cli.options import DecisionServer, Token
 from ratelimit_service.cli.target import dev_state
-from ratelimit_service.cli.times import format_duration
+from ratelimit_service.cli.times import format_wait
 
 _RESOURCE: Final = "demo"
 _STEP_SECONDS: Final = 0.5
@@ -88,5 +88,5 @@ def _line(at: float, step: _Step) -> str:
     if step.last.limit:
         line += f" by {step.last.limit}"
     if step.last.HasField("retry_after"):
-        line += f", again in {format_duration(step.last.retry_after)}"
+        line += f", again in {format_wait(step.last.retry_after)}"
     return line

@@ -16,7 +16,8 @@ import typer
 from pydantic import SecretStr
 
 from ratelimit_service.bootstrap import open_services
-from ratelimit_service.cli.environment import STORE_SETTINGS, database_errors, load_settings, variable_name
+from ratelimit_service.cli.database import database_errors
+from ratelimit_service.cli.environment import STORE_SETTINGS, load_settings, variable_name
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.seed import Seed
 from ratelimit_service.cli.serve import Listen, OperationsListen, TransportName, Workers, serve_until_stopped
@@ -47,7 +48,7 @@ def dev(
 ) -> None:
     """Start the service with its own PostgreSQL and Valkey, two plans and a demo key. Keeps existing data.
 
-    Every setting of the README's table applies here too, except those of the stores.
+    Every setting (docs/reference/settings.md) applies here too, except those of the stores and RATELIMIT_PLANE.
     """
     with report_errors(), _interruptible(), database_errors():
         settings = load_settings(
@@ -56,17 +57,19 @@ def dev(
             transport=transport,
             workers=workers,
             data_dir=data_dir,
+            plane="all",
         )
+        if os.environ.get(variable_name("plane"), "all") != "all":
+            typer.echo(f"{variable_name('plane')} is set but ignored: dev serves both planes", err=True)
         for name in STORE_SETTINGS:
             if variable_name(name) in os.environ:
                 typer.echo(f"{variable_name(name)} is set but ignored: dev uses its own", err=True)
         try:
             # What a server would refuse is reported before anything is started.
             settings = effective(settings)
-            PortLock(settings.listen).close()
-            if settings.admin_listen:
-                PortLock(settings.admin_listen, "RATELIMIT_ADMIN_LISTEN").close()
-            chosen = Transport.choose(settings.transport)
+            for port in open_ports(settings):
+                PortLock(port.address, port.setting).close()
+            chosen = Transport.choose(settings)
             make_folder(settings.data_dir)
             make_private_folder(settings.data_dir)
             typer.echo(f"starting PostgreSQL and Valkey on {settings.data_dir}/", err=True)

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from ratelimit_service.buckets.redis.rights import acl
-from ratelimit_service.cli.environment import database_errors, database_url, load_settings, with_dev_stores
+from ratelimit_service.cli.database import database_errors, database_url
+from ratelimit_service.cli.environment import load_settings, with_dev_stores
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.postgres import migrate as schema
 from ratelimit_service.postgres.grants import grants

@@ -42,7 +42,10 @@ def set_override(
     ] = "*",
     overdraft: Annotated[
         str | None,
-        typer.Option(metavar="TOKENS", help="How far late charges may take it below zero, or `unbounded`. Else none."),
+        typer.Option(
+            metavar="TOKENS",
+            help="How far late charges may take it below zero, or `unbounded`. Else none, whatever the plan has.",
+        ),
     ] = None,
     calls: Annotated[bool, typer.Option("--calls", help="Each call takes 1, whatever it costs.")] = False,
     shadow: Annotated[bool, typer.Option("--shadow", help="Report only; deny nothing.")] = False,

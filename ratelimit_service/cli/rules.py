@@ -145,6 +145,9 @@ def import_rules(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the result; call no server.")] = False,
     algorithm: Annotated[Algorithm, typer.Option("--as", help="What to convert fixed windows to.")] = Algorithm.QUOTA,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Import every limit in mode SHADOW, which counts and denies nothing.")
+    ] = False,
     yes: Yes = False,
     server: Server = None,
     token: Token = None,
@@ -158,7 +161,7 @@ def import_rules(
     """
     show: Callable[[DomainRules], None] = print_json if as_json else _print_rules
     with report_errors():
-        imported = _read(files, algorithm)
+        imported = _read(files, algorithm, shadow=shadow)
     if dry_run:
         for rules in imported:
             show(rules)
@@ -233,10 +236,15 @@ def _import(client: Client, imported: Iterable[DomainRules], show: Callable[[Dom
     make_all(client, steps, replace_one, needed, yes=lambda _: yes, made=lambda _, rules: show(rules))
 
 
-def _read(files: list[typer.FileText], algorithm: Algorithm) -> list[DomainRules]:
+def _read(files: list[typer.FileText], algorithm: Algorithm, *, shadow: bool) -> list[DomainRules]:
     from ratelimit_service.api.key_admin.manage_rules import rules_to_proto  # noqa: PLC0415  for `import` alone
     from ratelimit_service.rules_import.findings import Findings  # noqa: PLC0415
-    from ratelimit_service.rules_import.importer import import_files, to_quota, to_token_bucket  # noqa: PLC0415
+    from ratelimit_service.rules_import.importer import (  # noqa: PLC0415
+        import_files,
+        in_shadow,
+        to_quota,
+        to_token_bucket,
+    )
 
     convert = to_quota if algorithm is Algorithm.QUOTA else to_token_bucket
     texts = [(file_name(file), read_text(file, MAX_BYTES)) for file in files]
@@ -248,7 +256,7 @@ def _read(files: list[typer.FileText], algorithm: Algorithm) -> list[DomainRules
         raise CommandError(Exit.USAGE, *shown, *[f"and {more:,} more"] * bool(more), "nothing was imported")
     for finding in findings.all:
         typer.echo(escaped(str(finding)), err=True)
-    return [rules_to_proto(rules) for rules in imported]
+    return [rules_to_proto(in_shadow(rules) if shadow else rules) for rules in imported]
 
 
 def _print_rules(rules: DomainRules) -> None:

@@ -22,11 +22,15 @@ OperationsListen = Annotated[
     typer.Option(
         "--operations-listen",
         metavar="HOST:PORT",
-        help="Address of /metrics, /healthz, /readyz and /console. If empty, there is none.",
+        help="Address of /metrics, /healthz, /readyz, /status and /console. If empty, there is none.",
     ),
 ]
 TransportName = Annotated[
     Literal["auto", "grpcio", "envoy"] | None, typer.Option("--transport", help="The gRPC transport.")
+]
+Plane = Annotated[
+    Literal["all", "decision", "control"] | None,
+    typer.Option("--plane", help="What to serve: the decision plane, the control plane, or both."),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, max=64, help="Server processes that share the port.")]
 
@@ -48,20 +52,23 @@ def serve(
     operations_listen: OperationsListen = None,
     transport: TransportName = None,
     workers: Workers = None,
+    plane: Plane = None,
 ) -> None:
-    """Serve until SIGTERM. Settings are read from the environment: see the README's table, and `doctor`.
+    """Serve until SIGTERM. Settings are read from the environment: see docs/reference/settings.md, and `doctor`.
 
     SIGTERM drains and exits with 0; SIGHUP restarts the workers one by one.
     """
     with report_errors():
         settings = load_settings(
-            listen=listen, operations_listen=operations_listen, transport=transport, workers=workers
+            listen=listen, operations_listen=operations_listen, transport=transport, workers=workers, plane=plane
         )
 
         def ready(in_effect: Settings) -> None:
-            chosen = Transport.choose(settings.transport)
+            chosen = Transport.choose(settings)
+            plane = "" if settings.plane == "all" else f" Plane {settings.plane}."
             typer.echo(
-                f"ratelimit-service serves on {in_effect.listen}. Transport {chosen.name}: {chosen.reason}.", err=True
+                f"ratelimit-service serves on {in_effect.listen}.{plane} Transport {chosen.name}: {chosen.reason}.",
+                err=True,
             )
             for port in open_ports(in_effect):
                 typer.echo(f"open: {port}", err=True)

@@ -8,6 +8,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 _MICROS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _PART = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)(us|ms|s|m|h|d)")
+_WAIT_STEPS = ((_MICROS["m"], _MICROS["s"]), (_MICROS["s"], 100 * _MICROS["ms"]), (_MICROS["ms"], _MICROS["ms"]))
+"""From what time to wait on it is rounded up to what."""
+
 _MAX_SHOWN = 80
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
@@ -28,6 +31,13 @@ def parse_duration(text: str) -> Duration:
 def format_duration(duration: Duration) -> str:
     """The duration in its largest units, exact to the microsecond: `1d`, `1h30m`, `99.5ms`, `0s`."""
     return format_microseconds(duration.ToMicroseconds())
+
+
+def format_wait(duration: Duration) -> str:
+    """A time to wait, rounded up as people read it: to seconds from a minute on, to tenths of one from a second on."""
+    micros = duration.ToMicroseconds()
+    step = next((step for least, step in _WAIT_STEPS if micros >= least), 1)
+    return format_microseconds(-(-micros // step) * step)
 
 
 def format_microseconds(micros: int) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ratelimit_service.decision.limit import MICRO, Limit
 from ratelimit_service.decision.usage import Series
@@ -92,6 +92,9 @@ class Settle(NamedTuple):
     `reserved[i]` tokens were, from `buckets[i]`, and `costs[i]` are what the bucket is to take beside them. What is
     positive is charged afterwards; what is negative is returned, but of it no more than has not drained since the
     reservation was made, and to a quota nothing once its window is over. Settled again, it gets the same result.
+
+    A reservation with a request may be repeated with other buckets, once its policy has changed. Of these only those
+    that it was made with take part; the others are left as they are.
     """
 
     name: bytes
@@ -107,6 +110,21 @@ class Extend(NamedTuple):
     name: bytes
     reserved: tuple[int, ...]
     hold_us: int
+
+
+class HoldChange(NamedTuple):
+    """When the hold of a reservation ended before a charge, and when it ends after it: microseconds since 1970 UTC.
+
+    By the store's clock. 0: the reservation was not open, or is not any more. Both are 0 if the charge has changed
+    nothing, as when it is a repeat.
+    """
+
+    before: int
+    after: int
+
+
+UNCHANGED: Final = HoldChange(0, 0)
+"""That of a charge that has nothing to do with a reservation, too."""
 
 
 class Charge(NamedTuple):
@@ -158,10 +176,12 @@ class ChargeResult(NamedTuple):
     one of its limits did not record. So is that of a charge that settles.
 
     `held_us`: of a charge that settles or extends, the microseconds for which the reservation is held from now on: 0
-    once it is settled, GONE if there is none; then nothing was charged.
+    once it is settled, GONE if there is none; then nothing was charged. `hold`: what the charge has done to a
+    reservation.
     """
 
     charged: bool
     limit_results: tuple[LimitResult, ...]
     clamped: int = 0
     held_us: int = 0
+    hold: HoldChange = UNCHANGED

@@ -20,6 +20,7 @@ from ratelimit_service.decision.ports import (
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.decision.reservation import Reservation, ReservationIds, pack
+from ratelimit_service.decision.tally import NO_PLAN, DecisionTally
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import InvalidArgument, LookupDeferred, ServiceError, Unavailable
 
@@ -89,10 +90,8 @@ class DecisionEngine:
         self._local = local
         self._usage = usage
         self._ids = ids
-        self.reserved = 0
-        """Reservations made so far."""
-        self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
-        """Decisions so far, by reason and then by source."""
+        self.tally = DecisionTally()
+        """Decisions so far."""
 
     async def check(self, check: Check, deadline: float | None = None) -> Decision:
         """Decide one call, and charge its cost to every limit that applies, or to none."""
@@ -137,7 +136,7 @@ class DecisionEngine:
             self._count(decision)
         elif prepared.hold is not None:
             opened, reservation_id = self._open(prepared, prepared.hold)
-            return self._with_id(await self.decide(opened, deadline), reservation_id)
+            return _with_id(await self.decide(opened, deadline), reservation_id)
         else:
             try:
                 charge_results = await self._buckets.charge((prepared.charge,), deadline)
@@ -147,7 +146,10 @@ class DecisionEngine:
                 decision = self._decide_without_store(prepared, error)
             else:
                 decision = decide(prepared.policy, prepared.selection.rules, charge_results[0], prepared.policy.source)
-        self.tally[decision.reason][decision.source] += 1
+        policy = decision.policy
+        self.tally[NO_PLAN if policy is None else policy.plan][decision.reason][decision.source] += 1
+        if not decision.allowed:
+            self._deny(decision)
         return decision
 
     def _open(self, check: PreparedCheck, hold: PreparedHold) -> tuple[PreparedCheck, str]:
@@ -155,13 +157,6 @@ class DecisionEngine:
         opened = self._ids.make(hold.packed, check.cost, check.charge.request)
         charge = check.charge._replace(reservation=Reserve(opened.name, hold.hold_us))
         return check._replace(charge=charge, hold=None), opened.id
-
-    def _with_id(self, decision: Decision, reservation_id: str) -> Decision:
-        """The decision on a reservation, with its id if the store has made it."""
-        if not decision.allowed or decision.source is Source.DEGRADED:
-            return decision
-        self.reserved += 1
-        return decision._replace(reservation_id=reservation_id)
 
     async def decide_all(
         self, prepared: Sequence[PreparedCheck | Decision | ServiceError], deadline: float | None = None
@@ -176,7 +171,7 @@ class DecisionEngine:
         for number, reservation_id in ids.items():
             decision = charged[number]
             if isinstance(decision, Decision):
-                charged[number] = self._with_id(decision, reservation_id)
+                charged[number] = _with_id(decision, reservation_id)
         decisions: list[Decision | ServiceError] = [*charged]
         if len(charged) < len(prepared):
             in_order = iter(charged)
@@ -184,10 +179,7 @@ class DecisionEngine:
             for item in prepared:
                 if isinstance(item, Decision):
                     self._count(item)
-        tally = self.tally
-        for decision in decisions:
-            if isinstance(decision, Decision):
-                tally[decision.reason][decision.source] += 1
+        self._tally_all(decisions)
         return decisions
 
     async def explain(self, check: Check) -> Explanation:
@@ -230,14 +222,28 @@ class DecisionEngine:
         except StoreUnavailable as error:
             return [self._try_without_store(check, error) for check in checks]
         return [
-            decide(check.policy, check.selection.rules, charge_result, check.policy.source)
-            for check, charge_result in zip(checks, charge_results, strict=True)
+            decide(policy, selection.rules, charge_result, policy.source)
+            for (policy, selection, _, _, _), charge_result in zip(checks, charge_results, strict=True)
         ]
 
     def _try_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision | ServiceError:
         if isinstance(error, QueueTimeout):
             return refusal_of(error)
         return self._decide_without_store(check, error)
+
+    def _tally_all(self, decisions: Sequence[Decision | ServiceError]) -> None:
+        tally = self.tally
+        for decision in decisions:
+            if isinstance(decision, Decision):
+                policy = decision.policy
+                tally[NO_PLAN if policy is None else policy.plan][decision.reason][decision.source] += 1
+                if not decision.allowed:
+                    self._deny(decision)
+
+    def _deny(self, decision: Decision) -> None:
+        """Count the limit that has denied a call, if one has."""
+        if decision.policy is not None and decision.binding >= 0:
+            self.tally.deny(decision.policy.plan, decision.rules[decision.binding].limit.name)
 
     def _count(self, decision: Decision) -> None:
         """Count a decision that needed no bucket."""
@@ -329,6 +335,13 @@ def _prepare_held(check: Check, policy: Policy, selection: Selection, hold_us: i
     packed = pack(Reservation(policy.key_id, buckets, series))
     charge = Charge(buckets, costs, request, (counted,))
     return PreparedCheck(policy, selection, charge, check.cost, PreparedHold(packed, hold_us))
+
+
+def _with_id(decision: Decision, reservation_id: str) -> Decision:
+    """The decision on a reservation, with its id if the store has made it."""
+    if not decision.allowed or decision.source is Source.DEGRADED:
+        return decision
+    return decision._replace(reservation_id=reservation_id)
 
 
 def _try_prepare(check: Check, policy: Policy | ServiceError | None) -> PreparedCheck | Decision | ServiceError:

@@ -62,15 +62,10 @@ class Settlements:
         self._ids = ids
         self._ending: set[asyncio.Task[None]] = set()
         self._read: LruCache[bytes, _Kept] = LruCache(_MAX_READ)
-        self.settled = 0
-        """Reservations so far, repeats included."""
         self.abandoned = 0
-        """Of them those whose callers had left before they learned of them."""
-        self.extended = 0
-        self.gone = 0
-        """Calls so far whose reservation was not there any more, or never."""
-        self.clamped = 0
-        """Tokens so far that were above the overdraft of a limit."""
+        """Reservations so far that were ended because their callers had left before they learned of them."""
+        self.unknown = 0
+        """Calls so far with an id that no server made."""
 
     def made(self, reservation_id: str) -> bool:
         """Whether a server made this id; its reservation may have ended."""
@@ -101,8 +96,6 @@ class Settlements:
         counted = (Counted(series, change, 0, tuple(range(len(buckets)))),) if actual is not None else ()
         settle = Settle(named.name, reserved)
         result = await self._charge(Charge(buckets, costs, "", counted, reservation=settle), deadline)
-        self.settled += 1
-        self.clamped += result.clamped
         return Settlement(buckets, result)
 
     def abandon(self, reservation_id: str) -> None:
@@ -128,9 +121,7 @@ class Settlements:
         (name, estimate, _), ((_, buckets, _), *_) = self._find(reservation_id)
         reserved = tuple(bucket.limit.reserved_of(estimate) for bucket in buckets)
         extend = Extend(name, reserved, hold_us)
-        result = await self._charge(Charge(buckets, (0,) * len(buckets), reservation=extend), deadline)
-        self.extended += 1
-        return result.held_us
+        return (await self._charge(Charge(buckets, (0,) * len(buckets), reservation=extend), deadline)).held_us
 
     def _find(self, reservation_id: str) -> tuple[Named, _Kept]:
         if not reservation_id:
@@ -144,7 +135,7 @@ class Settlements:
                 kept = _Kept(reservation, parts, None, reservation.buckets)
                 self._read.put(named.packed, kept)
         except ValueError:
-            self.gone += 1
+            self.unknown += 1
             raise _not_found() from None
         return named, kept
 
@@ -165,7 +156,6 @@ class Settlements:
         except StoreUnavailable as error:
             raise Unavailable(str(error), reason="BUCKET_STORE_UNAVAILABLE") from error
         if result.held_us == GONE:
-            self.gone += 1
             raise _not_found()
         return result
 

@@ -150,7 +150,7 @@ class UsageSender:
 
 def counts_of(charge: Charge, result: ChargeResult) -> Iterator[tuple[Series, list[int]]]:
     """The counts of each series of a charge, in the order of `usage.Counts`, flattened."""
-    charged, results, clamped, held_us = result
+    charged, results, clamped, held_us, _ = result
     for series, cost, calls, positions in charge.counted if held_us != GONE else ():
         counts = [0] * (_TOTALS + 2 * len(parse_field(series.field).limits))
         own = range(len(charge.buckets)) if positions is None else positions

@@ -79,7 +79,8 @@ class EmbeddedPostgres:
         user = system_user()
         if user is not None:
             self._home.chmod(0o711)  # it is this server's alone
-            user.check_access(self._home, self._programs)
+            user.check_access(self._home, "set RATELIMIT_DATA_DIR to a folder that others may enter")
+            user.check_access(self._programs, "install the service in a folder that others may enter")
         if not self._data.exists():
             self._initialise(user)
         if not self._find():

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 import shutil
 import stat
 import subprocess
@@ -40,19 +41,19 @@ class SystemUser:
         """
         return [sys.executable, "-I", "-S", "-c", _BECOME, str(self.uid), str(self.gid), program, *arguments]
 
-    def check_access(self, *paths: Path) -> None:
-        """Raise EmbeddedPostgresError, with what to do, unless this user may enter the folders PATHS.
+    def check_access(self, path: Path, remedy: str) -> None:
+        """Raise EmbeddedPostgresError, with what to do, unless this user may enter the folder PATH.
 
-        Those above them are not changed: whoever closed a folder to others has meant it.
+        REMEDY is how to have it elsewhere. Folders above it are not changed: whoever closed one to others has meant it.
         """
-        for path in paths:
-            if not self._may_enter(path):
-                closed = next((folder for folder in (*reversed(path.parents), path) if _is_closed(folder)), path)
-                raise EmbeddedPostgresError(
-                    f"root may not run PostgreSQL, and the user {self.name}, who runs it instead, may not enter "
-                    f"{closed} on the way to {path}; start as an ordinary user, or set RATELIMIT_DATA_DIR to a folder "
-                    f"that others may enter, or let them enter this one: chmod o+x {closed}"
-                )
+        if self._may_enter(path):
+            return
+        closed = next((folder for folder in (*reversed(path.parents), path) if _is_closed(folder)), path)
+        raise EmbeddedPostgresError(
+            f"root may not run PostgreSQL, and the user {self.name}, who runs it instead, may not enter {closed} on "
+            f"the way to {path}; start as an ordinary user, or {remedy}, or let them enter this one: chmod o+x "
+            f"{shlex.quote(str(closed))}"
+        )
 
     def _may_enter(self, folder: Path) -> bool:
         test = shutil.which("test", path="/usr/bin:/bin") or "/usr/bin/test"

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
 from ratelimit_service.alerts.alert import Rule
-
-_OUTCOMES = ("delivered", "failed", "given_up")
+from ratelimit_service.metrics import catalogue
+from ratelimit_service.metrics.export import counter, gauge
 
 
 class AlertMetrics:
@@ -14,33 +14,10 @@ class AlertMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._firing = Gauge(
-            "ratelimit_alerts_firing",
-            "Alerts that are firing.",
-            ("rule",),
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
-        self._unread = Gauge(
-            "ratelimit_alert_subjects_unread",
-            "Subjects near a quota that the last evaluation left out: of more than 500 it checks some, by chance.",
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
-        self._pending = Gauge(
-            "ratelimit_alert_deliveries_pending",
-            "Messages to the webhook that are yet to be delivered.",
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
-        self._attempts = Counter(
-            "ratelimit_alert_deliveries",
-            "Attempts to deliver a message to the webhook, by outcome. A message is given up after a day.",
-            ("outcome",),
-            registry=self.registry,
-        )
-        for outcome in _OUTCOMES:
-            self._attempts.labels(outcome)
+        self._firing = gauge(catalogue.ALERTS_FIRING, self.registry)
+        self._unread = gauge(catalogue.ALERT_SUBJECTS_UNREAD, self.registry)
+        self._pending = gauge(catalogue.ALERT_DELIVERIES_PENDING, self.registry)
+        self._attempts = counter(catalogue.ALERT_DELIVERIES, self.registry)
         self.firing({})
 
     def firing(self, counts: Mapping[Rule, int]) -> None:

@@ -5,28 +5,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ratelimit_service.errors import Code
+from ratelimit_service.metrics.reservations import ReservationCounts
 
 SECONDS_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-"""Bounds of the histogram of store round trips, in seconds."""
+"""Bounds of the histograms of store round trips and of the queue before them, in seconds."""
+
+CALL_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+"""Bounds of the histogram of calls, in seconds: decisions take less than a tenth, administration up to some."""
+
+TURN_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1)
+"""Bounds of the histogram of waits for a turn, in seconds: none is longer than a tenth by much."""
 
 SIZE_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 """Bounds of the histogram of charges per round trip."""
 
 
-class CallCounts:
-    """The number of calls, by full method name and code."""
-
-    def __init__(self) -> None:
-        self.by_method: dict[tuple[str, Code], int] = {}
-
-    def count(self, method: str, code: Code) -> None:
-        """Count a call."""
-        key = (method, code)
-        self.by_method[key] = self.by_method.get(key, 0) + 1
-
-
 class Distribution:
     """A histogram in plain integers: the number of values in each bucket, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
@@ -39,6 +36,21 @@ class Distribution:
         self.total += value
 
 
+class CallCounts:
+    """How many calls there were and how long they took, by full method name and code."""
+
+    def __init__(self) -> None:
+        self.by_method: dict[tuple[str, Code], Distribution] = {}
+
+    def count(self, method: str, code: Code, seconds: float) -> None:
+        """Count a call that took so many SECONDS, with the wait for its turn."""
+        taken = self.by_method.get((method, code))
+        if taken is None:
+            taken = self.by_method[method, code] = Distribution(CALL_BOUNDS)
+        taken.counts[bisect_left(CALL_BOUNDS, seconds)] += 1  # as `add`, whose call would cost as much again
+        taken.total += seconds
+
+
 class RoundTripCounts:
     """The round trips to the bucket store. An observer of the store."""
 
@@ -46,6 +58,8 @@ class RoundTripCounts:
         """REPORT gets the seconds of each round trip too."""
         self._report = report
         self.seconds = Distribution(SECONDS_BOUNDS)
+        self.queued = Distribution(SECONDS_BOUNDS)
+        """How long the first call of each had waited until it was sent."""
         self.sizes = Distribution(SIZE_BOUNDS)
         self.failures = 0
         self.refused_buckets = 0
@@ -61,10 +75,11 @@ class RoundTripCounts:
         self.raises = dict.fromkeys(("raised", "current", "ended", "failed"), 0)
         """Quotas that were to be raised again after that, by what became of them."""
 
-    def answered(self, charges: int, seconds: float) -> None:
-        """Count a round trip with so many charges that took so many seconds."""
+    def answered(self, charges: int, seconds: float, queued: float) -> None:
+        """Count a round trip with so many charges that took so many seconds, QUEUED seconds after the first call."""
         self.sizes.add(charges)
         self.seconds.add(seconds)
+        self.queued.add(queued)
         self._report(seconds)
 
     def awaited(self, seconds: float) -> None:
@@ -104,4 +119,7 @@ class Counts:
     def __init__(self, report_round_trip: Callable[[float], None] = lambda _seconds: None) -> None:
         """REPORT_ROUND_TRIP gets the seconds of each round trip too."""
         self.calls = CallCounts()
+        self.turns = Distribution(TURN_BOUNDS)
+        """How long calls waited for their turn, of those that had to."""
         self.round_trips = RoundTripCounts(report_round_trip)
+        self.reservations = ReservationCounts()

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter
 
-from ratelimit_service.metrics.export import EXPORT_SECONDS, CounterExport
+from ratelimit_service.metrics import catalogue
+from ratelimit_service.metrics.export import EXPORT_SECONDS, CounterExport, counter, gauge
 
 
 class Tally(Protocol):
@@ -57,62 +58,31 @@ class FlushMetrics:
         self.registry = CollectorRegistry()
         self._tally = tally
         self._now_us = now_us
-        self._counters: list[CounterExport] = []
-        self._count("rows_flushed", "Counts of a series in a minute that were moved to Postgres.", lambda: tally.rows)
-        self._count("segments_flushed", "Segments that were moved to Postgres.", lambda: tally.segments)
-        self._count(
-            "merged_segments",
-            "Segments that span several minutes, because the bucket store had little room for counts.",
-            lambda: tally.merged_segments,
-        )
-        self._count(
-            "other_calls",
-            "Calls counted as resource `other`: their key had 100 resources on that day.",
-            lambda: tally.other_calls,
-        )
-        self._count("lost_calls", "Calls that are known to be lost. Alert on it.", lambda: tally.lost_calls)
-        self._count(
-            "unreadable", "Counts of the bucket store that could not be read. Alert on it.", lambda: tally.unreadable
-        )
-        self._count("flushes", "Transactions that moved counts to Postgres.", lambda: tally.flushes)
-        self._count(
-            "flush_seconds", "Time that these took, reading and removing included.", lambda: tally.flush_seconds
-        )
-        self._losses = Counter(
-            "ratelimit_usage_losses",
-            "Times that the bucket store was found to have lost counts. Alert on it.",
-            ["cause"],
-            registry=self.registry,
-        )
-        self._raises = Counter(
-            "ratelimit_usage_quota_raises",
-            "Quotas of keys to be raised by usage after the bucket store lost its data: raised; current (no less was "
-            "used); ended; incomplete (raised, but usage of the whole window is not kept); unreadable; failed.",
-            ["result"],
-            registry=self.registry,
-        )
+        self._counters = [
+            CounterExport(read, counter(described, self.registry))
+            for described, read in (
+                (catalogue.USAGE_ROWS, lambda: tally.rows),
+                (catalogue.USAGE_SEGMENTS, lambda: tally.segments),
+                (catalogue.USAGE_MERGED, lambda: tally.merged_segments),
+                (catalogue.USAGE_OTHER, lambda: tally.other_calls),
+                (catalogue.USAGE_LOST_CALLS, lambda: tally.lost_calls),
+                (catalogue.USAGE_UNREADABLE, lambda: tally.unreadable),
+                (catalogue.USAGE_FLUSHES, lambda: tally.flushes),
+                (catalogue.USAGE_FLUSH_SECONDS, lambda: tally.flush_seconds),
+            )
+        ]
+        self._losses = counter(catalogue.USAGE_LOSSES, self.registry)
+        self._raises = counter(catalogue.USAGE_RAISES, self.registry)
         self._labelled: dict[tuple[Counter, str], CounterExport] = {}
         self._gauges = [
-            (self._gauge(name, text), read)
-            for name, text, read in (
-                ("leader", "1 in the process that moves counts to Postgres.", lambda: float(leading())),
-                ("lag_seconds", "Seconds since all counts of closed minutes were in Postgres.", self._lag),
-                (
-                    "backlog_segments",
-                    "Segments in the bucket store that are to be moved.",
-                    lambda: tally.backlog_segments,
-                ),
-                ("backlog_bytes", "Their size in the bucket store.", lambda: tally.backlog_bytes),
-                (
-                    "store_lost_calls",
-                    "Calls that the bucket store had no room to count, since its data began.",
-                    lambda: store.lost,
-                ),
-                (
-                    "store_squeezed_calls",
-                    "Calls counted as resource `other` for lack of room, since the bucket store's data began.",
-                    lambda: store.squeezed,
-                ),
+            (gauge(described, self.registry), read)
+            for described, read in (
+                (catalogue.USAGE_LEADER, lambda: float(leading())),
+                (catalogue.USAGE_LAG, self._lag),
+                (catalogue.USAGE_BACKLOG_SEGMENTS, lambda: tally.backlog_segments),
+                (catalogue.USAGE_BACKLOG_BYTES, lambda: tally.backlog_bytes),
+                (catalogue.USAGE_STORE_LOST, lambda: store.lost),
+                (catalogue.USAGE_STORE_SQUEEZED, lambda: store.squeezed),
             )
         ]
 
@@ -131,15 +101,8 @@ class FlushMetrics:
                     self._labelled[family, value] = CounterExport(read_count, family.labels(value))
         for each in (*self._counters, *self._labelled.values()):
             each.export()
-        for gauge, read in self._gauges:
-            gauge.set(read())
+        for shown, read in self._gauges:
+            shown.set(read())
 
     def _lag(self) -> float:
         return max(self._now_us() - self._tally.covered_us, 0) / 1e6
-
-    def _count(self, name: str, text: str, read: Callable[[], float]) -> None:
-        counter = Counter(f"ratelimit_usage_{name}", text, registry=self.registry)
-        self._counters.append(CounterExport(read, counter))
-
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"ratelimit_usage_{name}", text, registry=self.registry, multiprocess_mode="livemax")

@@ -1,17 +1,15 @@
-"""The sum of all workers' metrics."""
+"""The metrics of a whole server: the sum of what its processes count, and what none of them knows of itself."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
-
+from ratelimit_service.metrics import catalogue
+from ratelimit_service.metrics.catalogue import Described
 from ratelimit_service.metrics.ended import settled
+from ratelimit_service.metrics.merge import MergedFiles
 
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable with the workers' shared folder. Must be set when a worker's interpreter starts."""
@@ -23,12 +21,26 @@ SHARED_SECONDS: Final = 0.5
 class Scraper:
     """Adds up the metrics of all processes that share a folder: once at a time, however many ask."""
 
-    def __init__(self, directory: Path, workers: Callable[[], int], now: Callable[[], float] = monotonic) -> None:
-        """WORKERS counts the workers that serve."""
+    def __init__(  # noqa: PLR0913  what it shows
+        self,
+        directory: Path,
+        workers: Callable[[], int],
+        now: Callable[[], float] = monotonic,
+        *,
+        configured: int = 0,
+        stores: Callable[[], Mapping[str, bool]] = dict,
+        build: Mapping[str, str] | None = None,
+    ) -> None:
+        """WORKERS counts the workers that serve, of those that are CONFIGURED.
+
+        STORES returns whether each of them answers. BUILD is what the server runs, by the labels of the metric.
+        """
         self._directory = directory
-        self._registry = CollectorRegistry()
-        MultiProcessCollector(self._registry, str(directory))  # type: ignore[no-untyped-call]
-        self._registry.register(_Workers(workers))
+        self._files = MergedFiles(directory)
+        self._workers = workers
+        self._configured = configured
+        self._stores = stores
+        self._build = build
         self._now = now
         self._latest: asyncio.Task[bytes] | None = None
         self._fresh_until = 0.0
@@ -46,14 +58,20 @@ class Scraper:
 
     def _read(self) -> bytes:
         with settled(self._directory):
-            return generate_latest(self._registry)
+            text = self._files.text()
+        return (text + "".join(self._of_server())).encode()
+
+    def _of_server(self) -> Iterator[str]:
+        yield from _gauge(catalogue.WORKERS, [({}, self._workers())])
+        yield from _gauge(catalogue.WORKERS_CONFIGURED, [({}, self._configured)])
+        yield from _gauge(catalogue.STORE_UP, [({"store": name}, int(up)) for name, up in self._stores().items()])
+        if self._build is not None:
+            yield from _gauge(catalogue.BUILD, [(self._build, 1)])
 
 
-class _Workers(Collector):
-    """The number of workers that serve, which is known to none of them."""
-
-    def __init__(self, count: Callable[[], int]) -> None:
-        self._count = count
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        yield GaugeMetricFamily("ratelimit_workers", "Workers of this server that serve.", value=self._count())
+def _gauge(described: Described, samples: list[tuple[Mapping[str, str], int]]) -> Iterator[str]:
+    """The lines of a gauge. Values of labels are the code's own and need no escapes."""
+    yield f"# HELP {described.name} {described.meaning}\n# TYPE {described.name} {described.kind}\n"
+    for labels, value in samples:
+        inside = ",".join(f'{label}="{text}"' for label, text in sorted(labels.items()))
+        yield f"{described.name}{{{inside}}} {value}.0\n" if inside else f"{described.name} {value}.0\n"

@@ -1,29 +1,34 @@
 """One worker's counts as Prometheus metrics."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sized
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from ratelimit_service.decision.ports import Gap
 from ratelimit_service.decision.reason import Reason, Source
+from ratelimit_service.decision.tally import NO_PLAN, DecisionTally
 from ratelimit_service.degraded import MODES
-from ratelimit_service.metrics.counts import SECONDS_BOUNDS, SIZE_BOUNDS, Counts, Distribution, RoundTripCounts
-from ratelimit_service.metrics.export import EXPORT_SECONDS, CounterExport
+from ratelimit_service.metrics import catalogue
+from ratelimit_service.metrics.catalogue import Described, Outcome
+from ratelimit_service.metrics.counts import Counts, Distribution, RoundTripCounts
+from ratelimit_service.metrics.export import (
+    EXPORT_SECONDS,
+    CounterExport,
+    DistributionExport,
+    counter,
+    gauge,
+    histogram,
+)
+from ratelimit_service.metrics.process import Calls, ProcessMetrics
 
 
 class Engine(Protocol):
     """The part of an engine that is read here."""
 
-    tally: list[list[int]]
-
-
-class Checks(Engine, Protocol):
-    """That which also makes reservations."""
-
-    reserved: int
+    tally: DecisionTally
 
 
 class Cache(Protocol):
@@ -53,13 +58,12 @@ class Cache(Protocol):
 
 
 class Settled(Protocol):
-    """What became of reservations."""
+    """The part of the settlements that is read here."""
 
-    settled: int
-    extended: int
-    gone: int
+    unknown: int
+    """The number of ids that no server made."""
     abandoned: int
-    clamped: int
+    """The number of reservations that were ended because their callers had left."""
 
 
 class Tokens(Protocol):
@@ -139,7 +143,7 @@ class Usage(Protocol):
         ...
 
 
-class Overload(Protocol):
+class Overload(Calls, Protocol):
     """The part of the overload control that is read here."""
 
     bound: int
@@ -181,7 +185,7 @@ class Switch(Protocol):
 class Watched(NamedTuple):
     """The sources of one worker's metrics: its two engines, what it has in memory, and what Envoy's methods count."""
 
-    checks: Checks
+    checks: Engine
     descriptors: Engine
     policies: Cache
     rules: Rules
@@ -196,202 +200,78 @@ class Watched(NamedTuple):
     enforcement: Switch | None = None
     handover: HandedOver | None = None
     settlements: Settled | None = None
+    streams: Sized = ()
 
 
-class _Histogram(Histogram):
-    """A histogram to which many values can be added at once."""
+def _outcome(reason: Reason, source: Source) -> Outcome:
+    if source is Source.UNENFORCED:
+        return Outcome.UNENFORCED
+    allowed = reason in {Reason.WITHIN_LIMIT, Reason.DEGRADED_ALLOWED}
+    if source is Source.DEGRADED:
+        return Outcome.DEGRADED_ALLOWED if allowed else Outcome.DEGRADED_DENIED
+    if reason in {Reason.KEY_REVOKED, Reason.KEY_SUSPENDED, Reason.KEY_EXPIRED}:
+        return Outcome.REFUSED
+    return Outcome.ALLOWED if allowed else Outcome.DENIED
 
-    def add(self, counts: Sequence[int], total: float) -> None:
-        """Add so many values to each bucket; TOTAL is their sum."""
-        for bucket, count in zip(self._buckets, counts, strict=True):
-            bucket.inc(count)
-        self._sum.inc(total)
 
-
-class _DistributionExport:
-    """Copies a distribution to a histogram."""
-
-    def __init__(self, distribution: Distribution, histogram: _Histogram) -> None:
-        self._distribution = distribution
-        self._histogram = histogram
-        self._counts = [0] * len(distribution.counts)
-        self._total = 0.0
-
-    def export(self) -> None:
-        counts, total = list(self._distribution.counts), self._distribution.total
-        if counts != self._counts:
-            added = [now - before for now, before in zip(counts, self._counts, strict=True)]
-            self._histogram.add(added, total - self._total)
-            self._counts, self._total = counts, total
+_OUTCOMES: Final = [(reason, source, _outcome(reason, source).value) for reason in Reason for source in Source]
 
 
 class WorkerMetrics:
     """Copies what one worker has counted to its Prometheus metrics."""
 
     def __init__(self, watched: Watched, counts: Counts, breaker_open: Callable[[], bool]) -> None:
-        cache, rules, usage, tokens = watched.policies, watched.rules, watched.usage, watched.tokens
         self.registry = CollectorRegistry()
-        self._cache = cache
-        self._invalidator = watched.invalidator
-        self._degraded = watched.degraded
+        self._watched = watched
         self._calls = counts.calls
-        round_trips = counts.round_trips
-        self._round_trips = round_trips
-        self._breaker_open = breaker_open
-        self._counters: dict[tuple[str, ...], CounterExport] = {}
-        self._count_decisions(watched.checks, "decisions", "Decisions on API keys.")
-        self._count_decisions(
-            watched.descriptors, "descriptor_decisions", "Decisions on descriptors, one per descriptor."
-        )
-        self._call_counter = self._counter("calls", "Calls answered.", "method", "code")
-        for name, read, text in (
-            ("policy_cache_misses", lambda: cache.misses, "Policy look-ups that were not answered from memory."),
-            (
-                "lookups_deferred",
-                lambda: cache.deferred,
-                "Calls denied because their key could not be looked up in time: too many unknown ones are waiting.",
-            ),
-            (
-                "token_lookups_deferred",
-                lambda: tokens.deferred,
-                "Calls turned away because their token could not be looked up in time: too many unknown ones wait.",
-            ),
-            ("unreadable_policies", lambda: cache.unreadable, "Rows read that are not a valid policy. Alert on it."),
-            ("unreadable_rules", lambda: rules.unreadable, "Rows read that are not valid rules. Alert on it."),
-            ("usage_lost", lambda: usage.lost, "Calls that a worker could not count: its memory for counts was full."),
-            (
-                "usage_unconfirmed",
-                lambda: usage.unconfirmed,
-                "Calls sent to the bucket store and never answered: they may be counted or not.",
-            ),
-            ("store_failures", lambda: round_trips.failures, "Round trips to the bucket store that were not answered."),
-            (
-                "refused_buckets",
-                lambda: round_trips.refused_buckets,
-                "New buckets denied because the bucket store runs out of memory. Alert on it.",
-            ),
+        self._counters: dict[str, Counter] = {}
+        self._exports: dict[tuple[str, ...], CounterExport | DistributionExport] = {}
+        self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
+        self._totals: dict[str, list[list[int]]] = {}
+        self._outcomes: dict[tuple[str, str], int] = {}
+        self._denials: dict[tuple[str, str], int] = {}
+        self._call_seconds = histogram(catalogue.CALL_SECONDS, self.registry)
+        for described, distribution in (
+            (catalogue.TURN_SECONDS, counts.turns),
+            (catalogue.STORE_SECONDS, counts.round_trips.seconds),
+            (catalogue.STORE_QUEUE_SECONDS, counts.round_trips.queued),
+            (catalogue.STORE_CHARGES, counts.round_trips.sizes),
         ):
-            self._counters[(name,)] = CounterExport(read, self._counter(name, text))
-        self._reasons = [
-            (name, reasons, self._counter(name, text, "method", "reason"))
-            for name, reasons, text in (
-                (
-                    "out_of_bounds_requests",
-                    watched.out_of_bounds,
-                    "Requests of Envoy's methods that were denied because they are too large or malformed.",
-                ),
-                (
-                    "ignored_fields",
-                    watched.ignored,
-                    "Refunds, overrides, late charges and settlements of callers without role gateway, which need it.",
-                ),
-            )
-            if reasons is not None
-        ]
-        gaps = self._counter("change_feed_gaps", "Times that all was read again: changes may be missing.", "cause")
-        for gap in Gap:
-            self._counters["change_feed_gaps", gap.value] = CounterExport(
-                lambda gap=gap: watched.invalidator.gaps[gap],  # type: ignore[misc]
-                gaps.labels(gap.value),
-            )
-        self._count_unreadable(watched.unreadable)
-        if watched.handover is not None:
-            self._count_handover(watched.handover)
-        self._count_losses(round_trips)
+            made = histogram(described, self.registry)
+            self._exports[described.name,] = DistributionExport(distribution, made)
+        self._count_numbers(counts.round_trips)
+        self._count_decisions()
+        self._count_events(counts.round_trips)
+        self._count_optional()
         if watched.settlements is not None:
-            self._count_reservations(watched.checks, watched.settlements, round_trips)
-        self._overload = watched.overload
-        refused = self._counter("refused_calls", "Calls refused because there were too many.", "cause")
-        for cause in watched.overload.refusals:
-            self._counters["refused_calls", cause] = CounterExport(
-                lambda cause=cause: watched.overload.refusals[cause],  # type: ignore[misc]
-                refused.labels(cause),
-            )
-        self._bound = self._gauge("calls_in_flight_bound", "Calls that a worker has in flight at most.", "livemin")
-        self._queue_age = self._gauge("queue_age_seconds", "Longest wait of a call for its turn.", "livemax")
-        self._histograms = [
-            _DistributionExport(
-                round_trips.seconds,
-                self._histogram(
-                    "store_round_trip_seconds", "Duration of round trips to the bucket store.", SECONDS_BOUNDS
-                ),
-            ),
-            _DistributionExport(
-                round_trips.sizes, self._histogram("store_round_trip_charges", "Charges in a round trip.", SIZE_BOUNDS)
-            ),
-        ]
-        self._policies = self._gauge("policy_cache_policies", "Policies in memory.", "livesum")
-        self._refresh_age = self._gauge(
-            "policy_refresh_age_seconds",
-            "Seconds since the oldest change of a plan or subject that not all cached keys have yet; 0: they have all.",
-            "livemax",
-        )
-        self._usage = usage
-        self._tally_bytes = self._gauge(
-            "usage_tally_bytes", "Memory of counts that are not in the bucket store yet.", "livesum"
-        )
-        self._feed_age = self._gauge(
-            "change_feed_age_seconds",
-            "Age of the changes in force, from where they are written to here; of the worker that is most behind.",
-            "livemax",
-        )
-        modes = self._gauge(
-            "degraded",
-            "1 while a worker does not decide as it should, by what is wrong.",
-            "livemax",
-            "mode",
-        )
-        self._modes = {mode: modes.labels(mode) for mode in MODES}
-        self._breaker = self._gauge(
-            "store_breaker_open", "1 while the circuit breaker of the bucket store is open.", "livemax"
-        )
-
-        self._enforcement = watched.enforcement
-        self._enforcement_off = self._gauge(
-            "enforcement_off", "1 while no limit refuses calls, because enforcement was turned off.", "livemax"
-        )
-        self._memory = self._gauge(
-            "store_memory_ratio",
-            "Share of the bucket store's memory that is used; of the fullest server. Alert from 0.7 on.",
-            "livemax",
-        )
+            self._count_reservations(counts, watched.settlements)
+        self._show_numbers(counts, breaker_open)
+        self._process = ProcessMetrics(self.registry, watched.overload)
 
     def flush(self) -> None:
         """Bring the metrics up to date."""
-        for method, code in list(self._calls.by_method):
-            key = ("calls", method, code.name)
-            if key not in self._counters:
-                self._counters[key] = CounterExport(
-                    lambda method=method, code=code: self._calls.by_method[method, code],  # type: ignore[misc]
-                    self._call_counter.labels(method, code.name),
+        self._add_up_decisions()
+        for (method, code), taken in list(self._calls.by_method.items()):
+            if (catalogue.CALLS.name, method, code.name) not in self._exports:
+                self._count(catalogue.CALLS, partial(_sum, taken), method, code.name)
+                self._exports[catalogue.CALL_SECONDS.name, method, code.name] = DistributionExport(
+                    taken, self._call_seconds.labels(method, code.name)
                 )
-        for name, reasons, family in self._reasons:
-            for labels in list(reasons.counts):
-                if (name, *labels) not in self._counters:
-                    read = partial(reasons.counts.__getitem__, labels)
-                    self._counters[name, *labels] = CounterExport(read, family.labels(*labels))
-        for counter in self._counters.values():
-            counter.export()
-        for histogram in self._histograms:
-            histogram.export()
-        self._flush_unreadable()
-        self._feed_age.set(self._invalidator.age.seconds)
-        degraded = self._degraded.current()
-        for mode, gauge in self._modes.items():
-            gauge.set(mode in degraded)
-        self._policies.set(len(self._cache))
-        self._refresh_age.set(self._cache.refresh_age)
-        self._tally_bytes.set(self._usage.bytes)
-        self._breaker.set(self._breaker_open())
-        self._memory.set(self._round_trips.memory_share)
-        self._enforcement_off.set(self._enforcement is not None and self._enforcement.off_until_us() > 0)
-        self._bound.set(self._overload.bound)
-        self._queue_age.set(self._overload.longest_wait)
-
-    def _flush_unreadable(self) -> None:
-        if self._unreadable is not None:
-            for table, rows in self._unreadable.current().items():
-                self._unreadable_now.labels(table).set(rows)
+        watched = self._watched
+        for described, reasons in (
+            (catalogue.OUT_OF_BOUNDS, watched.out_of_bounds),
+            (catalogue.IGNORED_FIELDS, watched.ignored),
+        ):
+            if reasons is not None:
+                self._count_new(described, reasons.counts)
+        self._count_new(catalogue.PLAN_DECISIONS, self._outcomes)
+        self._count_new(catalogue.LIMIT_DENIALS, self._denials)
+        for export in self._exports.values():
+            export.export()
+        self._show_by_label()
+        for shown, read in self._gauges:
+            shown.set(read())
+        self._process.update()
 
     async def keep(self) -> None:
         """Flush once a second, until cancelled."""
@@ -399,92 +279,130 @@ class WorkerMetrics:
             self.flush()
             await asyncio.sleep(EXPORT_SECONDS)
 
-    def _count_decisions(self, engine: Engine, name: str, text: str) -> None:
-        counter = self._counter(name, text, "reason", "source")
-        for reason in Reason:
-            for source in Source:
-                self._counters[name, reason.name, source.name] = CounterExport(
-                    lambda reason=reason, source=source: engine.tally[reason][source],  # type: ignore[misc]
-                    counter.labels(reason.name, source.name),
-                )
-
-    def _count_unreadable(self, rows: Rows | None) -> None:
-        self._unreadable = rows
-        self._unreadable_now = Gauge(
-            "ratelimit_unreadable_rows_now",
-            "Rows of Postgres that cannot be read at present; what was valid last is in force. The log names them.",
-            ("table",),
-            registry=self.registry,
-            multiprocess_mode="livemax",
-        )
-        if rows is not None:
-            found = self._counter(
-                "unreadable_rows", "How often a row of Postgres was found that cannot be read. Alert on it.", "table"
-            )
-            for table in rows.counts:
-                self._counters["unreadable_rows", table] = CounterExport(
-                    partial(rows.counts.__getitem__, table), found.labels(table)
-                )
-
-    def _count_reservations(self, checks: Checks, settlements: Settled, round_trips: RoundTripCounts) -> None:
-        events = self._counter(
-            "reservations",
-            "Reservations by event; gone: settled or extended too late, or unknown; abandoned: ended at once, because "
-            "the caller had left or was answered without the bucket store.",
-            "event",
-        )
-        for event, read in (
-            ("made", lambda: checks.reserved),
-            ("settled", lambda: settlements.settled),
-            ("extended", lambda: settlements.extended),
-            ("gone", lambda: settlements.gone),
-            ("abandoned", lambda: round_trips.abandoned + settlements.abandoned),
+    def _count_numbers(self, round_trips: RoundTripCounts) -> None:
+        watched = self._watched
+        cache, rules, usage, tokens = watched.policies, watched.rules, watched.usage, watched.tokens
+        for described, read in (
+            (catalogue.POLICY_MISSES, lambda: cache.misses),
+            (catalogue.LOOKUPS_DEFERRED, lambda: cache.deferred),
+            (catalogue.TOKEN_LOOKUPS_DEFERRED, lambda: tokens.deferred),
+            (catalogue.UNREADABLE_POLICIES, lambda: cache.unreadable),
+            (catalogue.UNREADABLE_RULES, lambda: rules.unreadable),
+            (catalogue.USAGE_LOST, lambda: usage.lost),
+            (catalogue.USAGE_UNCONFIRMED, lambda: usage.unconfirmed),
+            (catalogue.STORE_FAILURES, lambda: round_trips.failures),
+            (catalogue.REFUSED_BUCKETS, lambda: round_trips.refused_buckets),
         ):
-            self._counters["reservations", event] = CounterExport(read, events.labels(event))
-        self._counters[("clamped_tokens",)] = CounterExport(
-            lambda: settlements.clamped,
-            self._counter("clamped_tokens", "Tokens of settled calls above the overdraft of a limit: not charged."),
-        )
+            self._count(described, read)
 
-    def _count_handover(self, handover: HandedOver) -> None:
-        counter = self._counter(
-            "handed_over_tokens",
-            "Tokens spent while the bucket store was away, by what became of them when it was back: charged; empty "
-            "(their buckets had no more); unconfirmed (charged or not: no reply); forgotten (too many buckets).",
-            "result",
-        )
-        for result, read in (
-            ("charged", lambda: handover.handed_over),
-            ("empty", lambda: handover.dropped),
-            ("unconfirmed", lambda: handover.unconfirmed),
-            ("forgotten", lambda: handover.evicted),
-        ):
-            self._counters["handed_over_tokens", result] = CounterExport(read, counter.labels(result))
+    def _count_decisions(self) -> None:
+        for described in (catalogue.DECISIONS, catalogue.DESCRIPTOR_DECISIONS):
+            for reason in Reason:
+                for source in Source:
+                    read = partial(self._total, described.name, reason, source)
+                    self._count(described, read, reason.name, source.name)
 
-    def _count_losses(self, round_trips: RoundTripCounts) -> None:
-        for name, label, counts, text in (
-            (
-                "store_losses",
-                "cause",
-                round_trips.losses,
-                "Times that a worker found the bucket store emptied, or another server in its place. Alert on emptied.",
-            ),
-            (
-                "quota_raises",
-                "result",
-                round_trips.raises,
-                "Quotas to be raised again after that: raised; current (no less was used); ended; failed (for now).",
-            ),
+    def _count_events(self, round_trips: RoundTripCounts) -> None:
+        watched = self._watched
+        gaps, refusals = watched.invalidator.gaps, watched.overload.refusals
+        for gap in Gap:
+            self._count(catalogue.FEED_GAPS, partial(gaps.__getitem__, gap), gap.value)
+        for cause in refusals:
+            self._count(catalogue.REFUSED_CALLS, partial(refusals.__getitem__, cause), cause)
+        for described, counts in (
+            (catalogue.STORE_LOSSES, round_trips.losses),
+            (catalogue.QUOTA_RAISES, round_trips.raises),
         ):
-            counter = self._counter(name, text, label)
             for value in counts:
-                self._counters[name, value] = CounterExport(partial(counts.__getitem__, value), counter.labels(value))
+                self._count(described, partial(counts.__getitem__, value), value)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"ratelimit_{name}", text, labels, registry=self.registry)
+    def _count_optional(self) -> None:
+        watched = self._watched
+        if watched.unreadable is not None:
+            for table in watched.unreadable.counts:
+                self._count(catalogue.UNREADABLE_ROWS, partial(watched.unreadable.counts.__getitem__, table), table)
+        handover = watched.handover
+        if handover is not None:
+            for result, read in (
+                ("charged", lambda: handover.handed_over),
+                ("empty", lambda: handover.dropped),
+                ("unconfirmed", lambda: handover.unconfirmed),
+                ("forgotten", lambda: handover.evicted),
+            ):
+                self._count(catalogue.HANDED_OVER, read, result)
 
-    def _histogram(self, name: str, text: str, bounds: Sequence[float]) -> _Histogram:
-        return _Histogram(f"ratelimit_{name}", text, registry=self.registry, buckets=bounds)
+    def _count_reservations(self, counts: Counts, settlements: Settled) -> None:
+        events, round_trips = counts.reservations.events, counts.round_trips
+        reads: dict[str, Callable[[], float]] = {event: partial(events.__getitem__, event) for event in events}
+        reads["gone"] = lambda: events["gone"] + settlements.unknown
+        reads["abandoned"] = lambda: round_trips.abandoned + settlements.abandoned
+        for event, read in reads.items():
+            self._count(catalogue.RESERVATIONS, read, event)
+        self._count(catalogue.CLAMPED_TOKENS, lambda: counts.reservations.clamped)
+        self._count(catalogue.OVERDRAWN_CHARGES, lambda: counts.reservations.overdrawn)
 
-    def _gauge(self, name: str, text: str, mode: str, *labels: str) -> Gauge:
-        return Gauge(f"ratelimit_{name}", text, labels, registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+    def _show_numbers(self, counts: Counts, breaker_open: Callable[[], bool]) -> None:
+        watched, round_trips = self._watched, counts.round_trips
+        cache, overload, enforcement = watched.policies, watched.overload, watched.enforcement
+        for described, read in (
+            (catalogue.OPEN_STREAMS, lambda: len(watched.streams)),
+            (catalogue.OPEN_RESERVATIONS, lambda: counts.reservations.open),
+            (catalogue.BOUND, lambda: overload.bound),
+            (catalogue.QUEUE_AGE, lambda: overload.longest_wait),
+            (catalogue.POLICIES, lambda: len(cache)),
+            (catalogue.REFRESH_AGE, lambda: cache.refresh_age),
+            (catalogue.FEED_AGE, lambda: watched.invalidator.age.seconds),
+            (catalogue.USAGE_TALLY_BYTES, lambda: watched.usage.bytes),
+            (catalogue.BREAKER_OPEN, breaker_open),
+            (catalogue.STORE_MEMORY, lambda: round_trips.memory_share),
+            (catalogue.ENFORCEMENT_OFF, lambda: enforcement is not None and enforcement.off_until_us() > 0),
+        ):
+            self._gauges.append((gauge(described, self.registry), read))
+        self._modes = gauge(catalogue.DEGRADED, self.registry)
+        self._unreadable_now = gauge(catalogue.UNREADABLE_ROWS_NOW, self.registry)
+
+    def _show_by_label(self) -> None:
+        degraded = self._watched.degraded.current()
+        for mode in MODES:
+            self._modes.labels(mode).set(mode in degraded)
+        if self._watched.unreadable is not None:
+            for table, rows in self._watched.unreadable.current().items():
+                self._unreadable_now.labels(table).set(rows)
+
+    def _add_up_decisions(self) -> None:
+        tallies = {
+            catalogue.DECISIONS.name: self._watched.checks.tally,
+            catalogue.DESCRIPTOR_DECISIONS.name: self._watched.descriptors.tally,
+        }
+        self._totals = {name: tally.totals() for name, tally in tallies.items()}
+        self._outcomes.clear()
+        self._denials.clear()
+        for tally in tallies.values():
+            for plan, counts in tally.items():
+                for reason, source, outcome in _OUTCOMES if plan != NO_PLAN else ():
+                    if counts[reason][source]:
+                        key = plan, outcome
+                        self._outcomes[key] = self._outcomes.get(key, 0) + counts[reason][source]
+            for named, denials in tally.denials.items():
+                self._denials[named] = self._denials.get(named, 0) + denials
+
+    def _total(self, name: str, reason: Reason, source: Source) -> int:
+        return self._totals[name][reason][source]
+
+    def _count_new(self, described: Described, counts: Mapping[tuple[str, str], int]) -> None:
+        """Have those of COUNTS exported that have come since the last time."""
+        for values in counts:
+            if (described.name, *values) not in self._exports:
+                self._count(described, partial(counts.__getitem__, values), *values)
+
+    def _count(self, described: Described, read: Callable[[], float], *values: str) -> None:
+        """Export what READ returns as the counter with these values of its labels."""
+        name = described.name
+        if name not in self._counters:
+            self._counters[name] = counter(described, self.registry)
+        made = self._counters[name]
+        self._exports[name, *values] = CounterExport(read, made.labels(*values) if values else made)
+
+
+def _sum(taken: Distribution) -> int:
+    return sum(taken.counts)

@@ -1,10 +1,11 @@
 """The ASGI applications of the operations port and of a port for the console alone."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,9 +20,14 @@ _OFF = "The console is off on this port: beyond loopback it needs TLS.\n"
 
 
 def operations_app(
-    scrape: Callable[[], Awaitable[bytes]], readiness: Readiness, *, console: ASGIApp | None, console_needs_tls: bool
+    scrape: Callable[[], Awaitable[bytes]],
+    readiness: Readiness,
+    status: Callable[[], Awaitable[Mapping[str, Any]]],
+    *,
+    console: ASGIApp | None,
+    console_needs_tls: bool,
 ) -> ASGIApp:
-    """`/metrics`, `/healthz`, `/readyz` and, unless it is None, the console; 404 for anything else.
+    """`/metrics`, `/healthz`, `/readyz`, `/status` and, unless it is None, the console; 404 for anything else.
 
     `console_needs_tls`: whether the console is served only to those who connect by TLS.
     """
@@ -36,7 +42,15 @@ def operations_app(
         report = readiness.report()
         return PlainTextResponse(f"{report.text}\n", 200 if report.ready else 503, headers=_HEADERS)
 
-    routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
+    async def report(_request: Request) -> Response:
+        return JSONResponse(await status(), headers=_HEADERS)
+
+    routes = [
+        Route("/metrics", metrics),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/status", report),
+    ]
     return _app([*routes, *_console_routes(console, needs_tls=console_needs_tls)])
 
 

@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
-from ipaddress import IPv6Address, ip_address
 from time import monotonic
 from typing import Final, TypeAlias
 
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from ratelimit_service.operations.connection import HttpConnection, http_config
+from ratelimit_service.operations.loopback import is_loopback
 from ratelimit_service.operations.tls import TlsFiles
 
 MAX_CONNECTIONS: Final = 128
@@ -173,13 +173,6 @@ class Listener:
                     connection.transport.abort()
             self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
             await asyncio.sleep(_SWEEP_SECONDS)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only processes of this machine can connect to the IP address HOST. Raises ValueError if it is none."""
-    address = ip_address(host.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 async def _readable(waiting: socket.socket) -> None:

@@ -13,8 +13,18 @@ _PROBE_SECONDS: Final = 1.0
 EFFECTS: Final = {
     "redis": "calls are decided by on_store_failure",
     "postgres": "known keys are decided, unknown ones and changes are not",
+    "workers": "no call is decided",
 }
-"""What it does to decisions that a component does not answer."""
+"""What it does to a server that decides that a component does not answer, or that no worker serves."""
+
+CONTROL_EFFECTS: Final = {
+    "redis": "usage is not moved to Postgres, and what limits have left is not known",
+    "postgres": "nothing can be managed",
+    "workers": "no admin method is served",
+}
+"""The same for a server of the control plane alone."""
+
+_STORES: Final = ("redis", "postgres")
 
 _NOT_OPENED: Final = "the operations process could not open its stores, see its log"
 
@@ -33,10 +43,19 @@ class Readiness:
     is degraded, and ready.
     """
 
-    def __init__(self, reports: Callable[[], Sequence[Mapping[str, str]]], wanted: int) -> None:
-        """REPORTS are those of the workers that serve: why each is degraded, by mode. There should be WANTED."""
+    def __init__(
+        self,
+        reports: Callable[[], Sequence[Mapping[str, str]]],
+        wanted: int,
+        effects: Mapping[str, str] = EFFECTS,
+    ) -> None:
+        """REPORTS are those of the workers that serve: why each is degraded, by mode. There should be WANTED.
+
+        EFFECTS say what it does that a component does not answer.
+        """
         self._reports = reports
-        self._wanted = wanted
+        self.wanted = wanted
+        self._effects = effects
         self._draining = False
         self.reasons: Callable[[], Sequence[str]] = tuple
         """Why else it decides otherwise than it should, in words."""
@@ -58,9 +77,21 @@ class Readiness:
             return Report(ready=True, text=f"degraded: {'; '.join(reasons)}")
         return Report(ready=True, text="ready")
 
+    def serving(self) -> int:
+        """How many workers serve."""
+        return len(self._reports())
+
+    def silent_effects(self) -> Mapping[str, str]:
+        """What it does that a component did not answer the last time, by those that did not, as far as is known."""
+        return {name: self._effects[name] for name in self._silent or ()}
+
     def degraded(self) -> Mapping[str, str]:
         """Why workers do not decide as they should, by mode."""
         return _merge(self._reports())
+
+    def answering(self) -> Mapping[str, bool]:
+        """Of each store whether it answered the last time; none has before the first."""
+        return {name: self._silent is not None and name not in self._silent for name in _STORES}
 
     def silent(self) -> tuple[str, ...]:
         """The components that did not answer the last time, as far as is known."""
@@ -78,12 +109,12 @@ class Readiness:
             await asyncio.sleep(_PROBE_SECONDS)
 
     def _missing(self, serving: int) -> list[str]:
-        return [f"{serving} of {self._wanted} workers serve"] if serving < self._wanted else []
+        return [f"{serving} of {self.wanted} workers serve"] if serving < self.wanted else []
 
     def _failures(self) -> list[str]:
         if self._silent is None:
             return [_NOT_OPENED]
-        return [f"{name} does not answer, {EFFECTS[name]}" for name in self._silent]
+        return [f"{name} does not answer, {self._effects[name]}" for name in self._silent]
 
 
 def _merge(reports: Sequence[Mapping[str, str]]) -> dict[str, str]:

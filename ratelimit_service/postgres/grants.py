@@ -24,6 +24,9 @@ DECISION_TABLES: Final = (
 )
 """What decisions, the change feed and the look-up of tokens read. Digests of secrets are among it, and no secret."""
 
+SCHEMA_TABLES: Final = ("alembic_version", schema_compatibility.name)
+"""What every server reads at its start: the revision of the schema, and who works on it."""
+
 _APPENDED: Final = ("audit_events", "changes")
 """Tables whose rows nobody changes: they are added, and deleted when they are too old."""
 
@@ -48,10 +51,11 @@ def grants() -> str:
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC;",
         f"GRANT USAGE ON SCHEMA public TO {DECISION_ROLE}, {CONTROL_ROLE};",
         f"-- RATELIMIT_DECISION_DATABASE_URL: {DECISION_ROLE} reads. To be counted as a live server it takes an",
-        "-- advisory lock and reads pg_locks, and it listens for notifications; none of these needs a right.",
-        f"GRANT SELECT ON {', '.join(DECISION_TABLES)} TO {DECISION_ROLE};",
+        "-- advisory lock and reads pg_locks, and it listens for notifications; none of these needs a right. A server",
+        "-- with RATELIMIT_PLANE=decision needs no other role.",
+        f"GRANT SELECT ON {', '.join((*DECISION_TABLES, *SCHEMA_TABLES))} TO {DECISION_ROLE};",
         f"-- RATELIMIT_DATABASE_URL: {CONTROL_ROLE} manages keys and plans, and keeps usage.",
-        f"GRANT SELECT ON alembic_version, {schema_compatibility.name} TO {CONTROL_ROLE};",
+        f"GRANT SELECT ON {', '.join(SCHEMA_TABLES)} TO {CONTROL_ROLE};",
         f"GRANT SELECT, INSERT, DELETE ON {', '.join(_APPENDED)} TO {CONTROL_ROLE};",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(written)} TO {CONTROL_ROLE};",
         f"GRANT SELECT, UPDATE ON {write_lock.name} TO {CONTROL_ROLE};",

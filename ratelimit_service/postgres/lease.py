@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Executable, text
@@ -22,14 +23,17 @@ _ACQUIRE = text(
     "UPDATE leases SET number = number + 1, holder = :holder, "
     "expire_time = clock_timestamp() + make_interval(secs => :seconds) "
     "WHERE name = (SELECT name FROM leases WHERE name = :name AND expire_time <= clock_timestamp() "
-    "FOR UPDATE SKIP LOCKED) RETURNING number"
+    "FOR UPDATE SKIP LOCKED) RETURNING number, expire_time"
+)
+_OURS: Final = (
+    "name = :name AND number = :number AND holder = :holder "
+    "AND expire_time >= coalesce(CAST(:written AS timestamptz), expire_time)"
 )
 _RENEW = text(
-    "UPDATE leases SET expire_time = clock_timestamp() + make_interval(secs => :seconds) "
-    "WHERE name = (SELECT name FROM leases WHERE name = :name AND number = :number AND holder = :holder "
-    "FOR UPDATE SKIP LOCKED)"
+    "UPDATE leases SET expire_time = clock_timestamp() + make_interval(secs => :seconds) "  # noqa: S608  no values
+    f"WHERE name = (SELECT name FROM leases WHERE {_OURS} FOR UPDATE SKIP LOCKED) RETURNING expire_time"
 )
-_IS_HELD = text("SELECT true FROM leases WHERE name = :name AND number = :number AND holder = :holder")
+_IS_HELD = text(f"SELECT true FROM leases WHERE {_OURS}")  # noqa: S608  as above
 _CHECK = text(f"{_IS_HELD.text} FOR UPDATE")
 _RELEASE = text(
     "UPDATE leases SET expire_time = clock_timestamp() WHERE name = :name AND number = :number AND holder = :holder"
@@ -41,6 +45,9 @@ class PostgresLease:
 
     It is held for `seconds` by the clock of Postgres. A process that was stopped for longer may still believe that it
     holds it: so what a leader writes, it writes in `writing`, which fails once another process has acquired the lease.
+
+    It fails, too, when the row is older than what this process has written: Postgres went back, as by a restore from a
+    backup or a failover that lost transactions. Nothing holds any more then that a leader has in memory of the tables.
     """
 
     def __init__(self, database: Database, name: str, holder: str, *, seconds: float = LEASE_SECONDS) -> None:
@@ -48,6 +55,8 @@ class PostgresLease:
         self._database = database
         self.name = name
         self._holder = holder
+        self._written: datetime | None = None
+        """The expiry that this process has written last, in its current term."""
         self.seconds = seconds
 
     async def acquire(self) -> Term | None:
@@ -55,14 +64,20 @@ class PostgresLease:
         async with self._database.writing() as connection:
             await connection.execute(_CREATE, {"name": self.name})
             values = {"name": self.name, "holder": self._holder, "seconds": self.seconds}
-            number = await connection.scalar(_ACQUIRE, values)
-        return None if number is None else Term(number, self._holder)
+            acquired = (await connection.execute(_ACQUIRE, values)).one_or_none()
+        if acquired is None:
+            return None
+        number, self._written = acquired
+        return Term(number, self._holder)
 
     async def renew(self, term: Term) -> bool:
-        """Hold it for longer. False if another process holds it now. Raises StoreUnavailable."""
+        """Hold it for longer. False if another process holds it now, or Postgres went back. Raises StoreUnavailable."""
         async with self._database.writing() as connection:
-            await self._extend(connection, term)  # unless a transaction of the leader has it, which extends it itself
-            return bool(await connection.scalar(_IS_HELD, self._values(term)))
+            # Not while a transaction of the leader has it, which extends it itself.
+            written = await connection.scalar(_RENEW, self._values(term))
+            held = written is not None or bool(await connection.scalar(_IS_HELD, self._values(term)))
+        self._written = written or self._written
+        return held
 
     async def release(self, term: Term) -> None:
         """End it, so that another process need not wait until it expires. Raises StoreUnavailable."""
@@ -77,18 +92,22 @@ class PostgresLease:
 
         SETTINGS are statements that run first. SECONDS are as for `Database.writing`. A long transaction keeps the
         lease: it is extended at the end. Raises StoreUnavailable, and LeaseLost if another process has acquired the
-        lease since.
+        lease since, or Postgres went back.
         """
         async with database.writing(seconds) as connection:
             for setting in settings:
                 await connection.execute(setting)
             if not await connection.scalar(_CHECK, self._values(term)):
-                raise LeaseLost(f"the lease {self.name} is held by another process")
+                raise LeaseLost(f"the lease {self.name} is held by another process, or Postgres went back")
             yield connection
-            await self._extend(connection, term)
-
-    async def _extend(self, connection: AsyncConnection, term: Term) -> None:
-        await connection.execute(_RENEW, {**self._values(term), "seconds": self.seconds})
+            written = await connection.scalar(_RENEW, self._values(term))
+        self._written = written or self._written
 
     def _values(self, term: Term) -> dict[str, Any]:
-        return {"name": self.name, "number": term.number, "holder": term.holder}
+        return {
+            "name": self.name,
+            "number": term.number,
+            "holder": term.holder,
+            "seconds": self.seconds,
+            "written": self._written,
+        }

@@ -1,9 +1,10 @@
 """Imports files of envoyproxy/ratelimit as the rules of domains."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from ratelimit_service.decision.descriptors.rules import DomainRules
-from ratelimit_service.decision.limit import MICRO, Quota, TokenBucket, Window
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, Unlimited
+from ratelimit_service.decision.limit import MICRO, Mode, Quota, TokenBucket, Window
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.rules_import.envoy_ratelimit import Conversion, DomainFile, EnvoyRatelimitReader, PlacedNode
 from ratelimit_service.rules_import.findings import Findings, Place
@@ -61,6 +62,22 @@ def import_files(files: Iterable[tuple[str, str]], convert: Conversion, findings
         if found is not None:
             domains.setdefault(found.domain, []).append(found)
     return [rules for found in domains.values() if (rules := _merge(found, findings)) is not None]
+
+
+def in_shadow(rules: DomainRules) -> DomainRules:
+    """The same rules with every limit that could deny in mode SHADOW: it counts what it would have denied."""
+    return replace(rules, descriptors=tuple(map(_node_in_shadow, rules.descriptors)))
+
+
+def _node_in_shadow(node: RuleNode) -> RuleNode:
+    return replace(
+        node,
+        limits=tuple(
+            limit if isinstance(limit.algorithm, Unlimited) else replace(limit, mode=Mode.SHADOW)
+            for limit in node.limits
+        ),
+        descriptors=tuple(map(_node_in_shadow, node.descriptors)),
+    )
 
 
 def _merge(files: list[DomainFile], findings: Findings) -> DomainRules | None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ratelimit_service.errors import StartupError
 from ratelimit_service.logs import set_up_logging
+from ratelimit_service.process_name import PROCESS_VARIABLE
 from ratelimit_service.settings import Settings
 
 _REPORT_VARIABLE: Final = "RATELIMIT_REPORT_FD"
@@ -60,7 +61,12 @@ async def start(  # noqa: PLR0913  all that a process has
             module,
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
-            env={**environment, _REPORT_VARIABLE: str(report_write), _DRAIN_VARIABLE: str(drain_read)},
+            env={
+                **environment,
+                _REPORT_VARIABLE: str(report_write),
+                _DRAIN_VARIABLE: str(drain_read),
+                PROCESS_VARIABLE: name,
+            },
             pass_fds=(report_write, drain_read, *inherited),
             start_new_session=True,
         )

@@ -1,13 +1,18 @@
 """The console of a server, wired from its planes."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Final
 
 import structlog
 from starlette.types import ASGIApp
 
 from ratelimit_service.bootstrap import Planes
 from ratelimit_service.clock import SystemClock
+from ratelimit_service.operations.readiness import CONTROL_EFFECTS, EFFECTS
 from ratelimit_service.settings import Settings
+
+_DECISION_SERVER: Final = "HOST:50051"
+"""Shown where calls of a decision are, on a control plane: which server decides is not known there."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -57,6 +62,7 @@ def open_console(  # noqa: PLR0913  what it shows
                 workers=workers,
                 wanted=settings.workers,
                 degraded=degraded,
+                effects=EFFECTS if settings.decides else CONTROL_EFFECTS,
             ),
             alerts=services.alerts,
             simulations=services.simulations,
@@ -68,7 +74,7 @@ def open_console(  # noqa: PLR0913  what it shows
         ),
         ConsoleConfig(
             environment=settings.key_environment,
-            server=settings.listen,
+            server=settings.listen if settings.decides else _DECISION_SERVER,
             admin_server=settings.admin_listen or settings.listen,
             plaintext=settings.tls_certificate is None,
             listen=(settings.operations_listen, settings.console_listen),

@@ -16,7 +16,6 @@ from ratelimit_service.decision.limit import MICRO, Mode
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.paging import Paging
-from ratelimit_service.operations.readiness import EFFECTS
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 
 _PROBE_SECONDS: Final = 1.0
@@ -41,10 +40,12 @@ class ServerHealth:
         workers: Callable[[], int],
         wanted: int,
         degraded: Callable[[], Mapping[str, str]],
+        effects: Mapping[str, str],
     ) -> None:
         """SCRAPE returns the metrics of all processes. WORKERS counts those that serve; WANTED of them should.
 
-        DEGRADED says why workers do not decide as they should, by mode.
+        DEGRADED says why workers do not decide as they should, by mode. EFFECTS say what it does that a store does not
+        answer, or that no worker serves.
         """
         self._services = services
         self._switch = enforcement
@@ -53,6 +54,7 @@ class ServerHealth:
         self._workers = workers
         self._wanted = wanted
         self._degraded = degraded
+        self._effects = effects
         self._clock = clock
 
     async def read(self) -> Health:
@@ -67,8 +69,8 @@ class ServerHealth:
         now_us = self._clock.now_us()
         lag = metrics.get("ratelimit_usage_lag_seconds")
         components = [
-            _store("Redis", REDIS, redis, now_us, breaker_open=bool(metrics.get("ratelimit_store_breaker_open"))),
-            _store("Postgres", POSTGRES, postgres, now_us),
+            self._store("Redis", REDIS, redis, now_us, breaker_open=bool(metrics.get("ratelimit_store_breaker_open"))),
+            self._store("Postgres", POSTGRES, postgres, now_us),
             self._serving(now_us),
             _policies(metrics.get("ratelimit_change_feed_age_seconds"), now_us),
             _usage(lag, metrics, now_us),
@@ -88,9 +90,18 @@ class ServerHealth:
         effect = {
             State.OK: "",
             State.DEGRADED: "the workers that serve have more to do",
-            State.DOWN: "no call is decided",
+            State.DOWN: self._effects["workers"],
         }[state]
         return Component("Workers", state, f"{serving} of {self._wanted}", "of this server", now_us, effect)
+
+    def _store(
+        self, title: str, name: str, took_us: int | None, now_us: int, *, breaker_open: bool = False
+    ) -> Component:
+        if took_us is None:
+            return Component(title, State.DOWN, "does not answer", "", now_us, self._effects[name])
+        if breaker_open:
+            return Component(title, State.DEGRADED, "breaker open", "answers again", now_us, self._effects[name])
+        return Component(title, State.OK, f"answers in {_short(took_us)}", "", now_us)
 
     async def _webhook(self) -> Component:
         alerts, now_us = self._services.alerts, self._clock.now_us()
@@ -131,14 +142,6 @@ class ServerHealth:
             return found
 
         return await asyncio.to_thread(parse)
-
-
-def _store(title: str, name: str, took_us: int | None, now_us: int, *, breaker_open: bool = False) -> Component:
-    if took_us is None:
-        return Component(title, State.DOWN, "does not answer", "", now_us, EFFECTS[name])
-    if breaker_open:
-        return Component(title, State.DEGRADED, "breaker open", "answers again", now_us, EFFECTS[name])
-    return Component(title, State.OK, f"answers in {_short(took_us)}", "", now_us)
 
 
 def _policies(age: float | None, now_us: int) -> Component:

@@ -1,72 +1,25 @@
-"""The control plane behind the transport envoy, a process on a unix socket.
+"""What is behind the transport envoy, a process on a unix socket: the control plane, health and reflection.
+
+With RATELIMIT_PLANE=decision it has health and reflection alone.
 
 It runs as `python -m ratelimit_service.server.control_plane PARENT_PID`.
 """
 
 import asyncio
-import itertools
-import os
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Final
 
-from ratelimit_service.bootstrap import Planes
-from ratelimit_service.server.child import Child, SupervisorLink, start
+from ratelimit_service.bootstrap import DecisionPlane
+from ratelimit_service.server.child import SupervisorLink
 from ratelimit_service.server.grpc_process import run_server
-from ratelimit_service.server.instance import Instance
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
-
-_MODULE: Final = "ratelimit_service.server.control_plane"
 
 _LAST_CALLS: Final = 1.0
 """Seconds that calls under way get: those of management are short, and health watches continue at the successor."""
 
 
-class ControlPlane:
-    """Starts control planes.
-
-    `socket` is a link to the socket of the newest one that serves, and `admin_socket` to that of its admin methods, if
-    these have a port of their own.
-    """
-
-    def __init__(self, instance: Instance) -> None:
-        self._instance = instance
-        self._numbers = itertools.count(1)
-        self.socket = instance.folder / "control.sock"
-        self.admin_socket = instance.folder / "admin.sock"
-
-    async def start(self) -> Child:
-        """Start one, on a socket of its own: one that ends removes its socket."""
-        number = next(self._numbers)
-        own = self._instance.folder / f"control-{number}.sock"
-        admin = self._instance.folder / f"admin-{number}.sock"
-        links = {self.socket: own}
-        if self._instance.admin_lock is not None:
-            links[self.admin_socket] = admin
-        # In clear text: the socket is ours, and TLS ends at Envoy.
-        environment = self._instance.environment(
-            listen=f"unix:{own}",
-            admin_listen=f"unix:{admin}" if self.admin_socket in links else "",
-            tls_certificate=None,
-            tls_key=None,
-            tls_client_ca=None,
-        )
-        on_ready = partial(_link, links)
-        return await start("control plane", _MODULE, [str(os.getpid())], environment, on_ready=on_ready)
-
-
-def _link(links: Mapping[Path, Path]) -> None:
-    """Make each name of LINKS a link to its socket, replacing the one that was there."""
-    for name, own in links.items():
-        link = own.with_suffix(".link")
-        link.symlink_to(own)
-        link.replace(name)
-
-
 async def serve(
-    _planes: Planes, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
+    _planes: DecisionPlane, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
 ) -> None:
     """Serve until SIGTERM. Announces a drain when the supervisor does, not when this process alone ends."""
     draining = asyncio.Event()

@@ -8,7 +8,7 @@ from pathlib import Path
 from ratelimit_service.api.authentication import decision_admission
 from ratelimit_service.api.overload.shedding import Shedding
 from ratelimit_service.background import Background
-from ratelimit_service.bootstrap import open_planes
+from ratelimit_service.bootstrap import open_decision_plane
 from ratelimit_service.errors import StartupError
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.operations.heartbeat import Heartbeat
@@ -32,7 +32,7 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
     drain = Drain()
     background = Background()
     try:
-        async with open_planes(settings) as planes:
+        async with open_decision_plane(settings) as planes:
             heartbeat = Heartbeat(planes.degraded.current)
 
             def begin_drain() -> None:

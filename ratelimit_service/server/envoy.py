@@ -10,14 +10,14 @@ from typing import Final
 from ratelimit_service.background import Background
 from ratelimit_service.errors import StartupError
 from ratelimit_service.server.child import Child, start
-from ratelimit_service.server.control_plane import ControlPlane
+from ratelimit_service.server.control_planes import ControlPlanes
 from ratelimit_service.server.envoy_admin import EnvoyAdmin
 from ratelimit_service.server.instance import Instance
 from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.admin_port import AdminPort
-from ratelimit_service.transport.envoy.app import ENVOY_PATHS, PATHS, STREAMS
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
+from ratelimit_service.transport.envoy.paths import ENVOY_PATHS, PATHS, STREAMS
 from ratelimit_service.transport.envoy.shed import SOCKET_VARIABLE
 from ratelimit_service.transport.envoy.tls import Tls
 from ratelimit_service.transport.grpcio.tls import Certificates
@@ -34,7 +34,7 @@ def envoy_supervisor(
     instance: Instance, operations: Slot, certificates: Certificates | None, background: Background
 ) -> Supervisor:
     """The supervisor of `settings.workers` Envoys, with TLS if there are certificates, and of what is behind them."""
-    control = ControlPlane(instance)
+    control = ControlPlanes(instance)
     tls = None if certificates is None else _open_tls(instance, certificates, background)
     numbers = itertools.count(1)
     admin = instance.admin_lock

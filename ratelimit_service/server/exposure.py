@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
 
+from pydantic import SecretStr
+
 from ratelimit_service.errors import StartupError
-from ratelimit_service.operations.listener import is_loopback
-from ratelimit_service.server.operations import console_obstacle
+from ratelimit_service.operations.loopback import is_loopback
+from ratelimit_service.server.operations_ports import console_obstacle
 from ratelimit_service.server.port import resolve_all
 from ratelimit_service.settings import Settings
 
@@ -70,6 +72,7 @@ class OpenPort:
 def effective(settings: Settings) -> Settings:
     """SETTINGS with protect_checks as the address decides it. Raises StartupError for what must not be opened."""
     check_gateways(settings)
+    check_plane(settings)
     if settings.admin_listen == settings.listen and not settings.listen.endswith(":0"):
         raise StartupError(
             f"RATELIMIT_ADMIN_LISTEN and RATELIMIT_LISTEN are both {settings.listen}; give the admin methods another "
@@ -78,7 +81,29 @@ def effective(settings: Settings) -> Settings:
     refusals = [line for port in open_ports(settings) for line in port.refusals]
     if refusals:
         raise StartupError("\n".join(refusals))
-    return settings.model_copy(update={"protect_checks": _protected(settings)})
+    update: dict[str, object] = {"protect_checks": _protected(settings)}
+    if settings.database_variable != "RATELIMIT_DATABASE_URL":
+        update["database_url"] = SecretStr("")  # no process of a server that only decides has a role that may write
+    return settings.model_copy(update=update)
+
+
+def check_plane(settings: Settings) -> None:
+    """Raise StartupError if a server of one plane is to open a port that it has no use for."""
+    if not settings.manages and settings.console_listen:
+        raise StartupError(
+            f"RATELIMIT_CONSOLE_LISTEN is {settings.console_listen}, and a server with RATELIMIT_PLANE=decision has no "
+            "console; leave it empty: servers with RATELIMIT_PLANE=control serve the console"
+        )
+    if settings.plane != "all" and settings.admin_listen:
+        remedy = (
+            "leave RATELIMIT_ADMIN_LISTEN empty: servers with RATELIMIT_PLANE=control serve the admin methods"
+            if settings.plane == "decision"
+            else f"set RATELIMIT_LISTEN={settings.admin_listen}, where it serves them, and RATELIMIT_ADMIN_LISTEN empty"
+        )
+        raise StartupError(
+            f"RATELIMIT_ADMIN_LISTEN is {settings.admin_listen}, a second port, and a server with RATELIMIT_PLANE="
+            f"{settings.plane} has one for gRPC; {remedy}"
+        )
 
 
 def check_gateways(settings: Settings) -> None:
@@ -94,7 +119,7 @@ def open_ports(settings: Settings) -> Iterator[OpenPort]:
     """The ports that a server with SETTINGS opens. Raises StartupError if an address is invalid."""
     yield _public_port(settings)
     if settings.admin_listen:
-        yield _admin_port(settings)
+        yield _admin_port(settings, "RATELIMIT_ADMIN_LISTEN", settings.admin_listen)
     yield from _operations_ports(settings)
 
 
@@ -109,10 +134,12 @@ def is_local(listen: str, setting: str) -> bool:
 
 
 def _public_port(settings: Settings) -> OpenPort:
+    if not settings.decides:
+        return _admin_port(settings, _LISTEN, settings.listen)
     protected = _protected(settings)
     everyone = "anyone" if settings.tls_client_ca is None else "anyone with a certificate"
     grants = [f"decisions for {'gateways' if protected else everyone}"]
-    if not settings.admin_listen:
+    if settings.manages and not settings.admin_listen:
         grants.append(_ADMIN)
     risks = []
     if not is_local(settings.listen, _LISTEN):
@@ -123,16 +150,16 @@ def _public_port(settings: Settings) -> OpenPort:
     return OpenPort(_LISTEN, settings.listen, _encryption(settings), tuple(grants), tuple(risks))
 
 
-def _admin_port(settings: Settings) -> OpenPort:
-    setting = "RATELIMIT_ADMIN_LISTEN"
-    plain = settings.tls_certificate is None and not is_local(settings.admin_listen, setting)
+def _admin_port(settings: Settings, setting: str, listen: str) -> OpenPort:
+    plain = settings.tls_certificate is None and not is_local(listen, setting)
     risks = (_plaintext(settings),) if plain else ()
-    return OpenPort(setting, settings.admin_listen, _encryption(settings), (_ADMIN,), risks)
+    return OpenPort(setting, listen, _encryption(settings), (_ADMIN,), risks)
 
 
 def _operations_ports(settings: Settings) -> Iterator[OpenPort]:
     encryption = "plain text" if settings.tls_certificate is None else "plain text or TLS"
-    served = find_spec("jinja2") is not None and not console_obstacle(settings)  # jinja2 is of the extra `console`
+    installed = find_spec("jinja2") is not None  # it is of the extra `console`
+    served = settings.manages and installed and not console_obstacle(settings)
     console = ("console for tokens",) if served else ()
     if settings.operations_listen:
         grants = ("metrics and probes for anyone", *(() if settings.console_listen else console))

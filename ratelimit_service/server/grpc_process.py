@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import structlog
 
-from ratelimit_service.bootstrap import Planes, open_planes
+from ratelimit_service.bootstrap import DecisionPlane, Planes, open_plane
 from ratelimit_service.server.child import SupervisorLink, run_child
 from ratelimit_service.server.collector import tune_collector
 from ratelimit_service.server.freed_memory import keep_releasing
@@ -18,7 +18,7 @@ from ratelimit_service.transport.grpcio.server import GrpcServer
 
 _log = structlog.stdlib.get_logger(__name__)
 
-Serve: TypeAlias = Callable[[Planes, GrpcServer, Settings, SupervisorLink, asyncio.Event], Awaitable[None]]
+Serve: TypeAlias = Callable[[DecisionPlane, GrpcServer, Settings, SupervisorLink, asyncio.Event], Awaitable[None]]
 """What a process does once its server is open: reports that, waits for the event (SIGTERM), and stops the server."""
 
 
@@ -31,8 +31,9 @@ def run_server(serve: Serve, *, behind_envoy: bool = False) -> None:
 
 
 async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink, *, behind_envoy: bool) -> None:
-    async with open_planes(settings) as planes:
-        server = GrpcServer(settings, planes, behind_envoy=behind_envoy)
+    async with open_plane(settings) as planes:
+        key_admin = planes.key_admin if isinstance(planes, Planes) else None
+        server = GrpcServer(settings, planes, key_admin, behind_envoy=behind_envoy)
         stop = asyncio.Event()
         # Only now: up to here no call can be lost, and SIGTERM ends the process at once.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

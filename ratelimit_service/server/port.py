@@ -1,5 +1,6 @@
 """The ports of a server: the public one, which its workers share, and those that one process serves."""
 
+import errno
 import socket
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
@@ -52,11 +53,17 @@ def _bind(listen: str, setting: str) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise StartupError(
-            f"cannot listen on {listen}: {error.strerror}; stop the process that holds the port, "
-            f"or set {setting} to another one"
-        ) from None
+        advice = _ADVICE.get(error.errno or 0, "set {} to another address")
+        raise StartupError(f"cannot listen on {listen}: {error.strerror}; {advice.format(setting)}") from None
     return bound
+
+
+_ADVICE: Final = {
+    errno.EADDRINUSE: "stop the process that holds the port, or set {} to another one",
+    errno.EACCES: "set {} to a port from 1024 on, which needs no special rights",
+    errno.EADDRNOTAVAIL: "set {} to an address of this machine",
+}
+"""What to do about an address that cannot be taken, for the setting that names it."""
 
 
 _BACKLOG: Final = 128

@@ -4,8 +4,8 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import structlog
@@ -13,10 +13,10 @@ import structlog
 from ratelimit_service.background import Background
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.server.exposure import effective
-from ratelimit_service.server.grpcio import grpcio_supervisor
+from ratelimit_service.server.grpcio_workers import grpcio_supervisor
 from ratelimit_service.server.hang_watch import HangWatch
 from ratelimit_service.server.instance import Instance, open_instance
-from ratelimit_service.server.operations import Operations, console_obstacle, open_ports
+from ratelimit_service.server.operations_ports import Operations, console_obstacle, open_ports
 from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.server.switch_socket import open_switch
 from ratelimit_service.server.transport import Transport
@@ -47,9 +47,9 @@ def allow_descriptors() -> None:
 
 
 async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
-    transport = Transport.choose(settings.transport)
+    transport = Transport.choose(settings)
     found = certificates(settings)  # bad ones are reported before anything is started
-    settings = effective(settings)
+    settings = effective(settings).model_copy(update={"transport": transport.name})
     _warn(settings)
     with open_instance(settings) as instance, open_ports(settings) as ports:
         opened = {**instance.opened, **ports.opened(settings)}
@@ -61,12 +61,22 @@ async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
             supervisor = _envoy_supervisor(instance, operations, found, background)
         background.start("hang watch", HangWatch(supervisor.processes).run)
         try:
-            async with open_switch(instance.folder, instance.switch, opened["listen"]) as path:
-                _log.info("the switch of this server alone", socket=str(path))
+            async with _own_switch(instance, opened["listen"]):
                 await _supervise(supervisor, settings.drain_timeout, lambda: ready(settings.model_copy(update=opened)))
         finally:
             await supervisor.kill()  # whatever has happened, no process is left behind
             await background.close()
+
+
+@asynccontextmanager
+async def _own_switch(instance: Instance, listen: str) -> AsyncIterator[None]:
+    """Have the switch of this server alone be turned, if it decides anything."""
+    if not instance.settings.decides:
+        yield
+        return
+    async with open_switch(instance.folder, instance.switch, listen) as path:
+        _log.info("the switch of this server alone", socket=str(path))
+        yield
 
 
 def _warn(settings: Settings) -> None:

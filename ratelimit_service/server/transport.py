@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from ratelimit_service.errors import StartupError
+from ratelimit_service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +17,21 @@ class Transport:
     reason: str
 
     @classmethod
-    def choose(cls, wanted: Literal["auto", "envoy", "grpcio"]) -> "Transport":
-        """The transport of the setting WANTED; `auto` is `envoy` where it can run, else `grpcio`.
+    def choose(cls, settings: Settings) -> "Transport":
+        """The transport of the settings; `auto` is `envoy` where it can run and there are calls to decide.
 
-        Raises StartupError when WANTED is `envoy` and it cannot run here.
+        Raises StartupError when it is to be `envoy` and that cannot run here, or has nothing to decide.
         """
+        wanted = settings.transport
         if wanted == "grpcio":
             return cls("grpcio", "set by RATELIMIT_TRANSPORT")
+        if not settings.decides:
+            if wanted == "envoy":
+                raise StartupError(
+                    "RATELIMIT_TRANSPORT is envoy, which is for servers that decide, and RATELIMIT_PLANE is control; "
+                    "set RATELIMIT_TRANSPORT to auto or grpcio"
+                )
+            return cls("grpcio", "a control plane decides no calls")
         obstacle = _obstacle_to_envoy()
         if wanted == "envoy":
             if obstacle:

@@ -140,16 +140,6 @@ def test_nobody_takes_all_watches(target: Target) -> None:
             connection.close()
 
 
-def test_a_health_watch_lives_on(target: Target) -> None:
-    """A watch is open after a silence, and ends only with its server or its caller."""
-    with grpc.insecure_channel(target.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        assert next(watch).status == 1
-        time.sleep(12)
-        assert watch.is_active()
-        watch.cancel()
-
-
 def test_a_watcher_who_does_not_read(start_target: StartTarget) -> None:
     """It does not keep others from learning that the server drains."""
     target = start_target("grpcio")

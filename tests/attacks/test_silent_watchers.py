@@ -1,15 +1,17 @@
-"""Watchers of health who read nothing hold nobody up."""
+"""Watches of health: those who read nothing hold nobody up, and those who wait lose nothing."""
 
 import socket
 import time
 from collections.abc import Callable
 
+import grpc
 import pytest
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
 
+from attacks.attacked import Target
 from fixtures.served import Server
 
 WATCH = [
@@ -41,3 +43,13 @@ def test_a_server_drains_beside_watchers_who_do_not_read(own_server: Callable[..
         assert server.stop() == 0
     if transport == "grpcio":
         assert "drained" in server.output
+
+
+def test_a_health_watch_lives_on(target: Target) -> None:
+    """A watch is open after a silence, and ends only with its server or its caller."""
+    with grpc.insecure_channel(target.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == 1
+        time.sleep(12)
+        assert watch.is_active()
+        watch.cancel()

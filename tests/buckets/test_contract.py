@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -14,6 +15,7 @@ from ratelimit_service.decision.charge import (
     GONE,
     MAX_BUCKETS,
     NEVER,
+    UNCHANGED,
     Bucket,
     Charge,
     ChargeResult,
@@ -286,3 +288,29 @@ async def test_a_reservation_is_settled_once(store: BucketStore, bucket: MakeBuc
     assert (await made((-4, -1), Settle(uuid4().bytes, (6, 1)))).held_us == GONE
     assert (await made((0, 0), Extend(name, (6, 1), 60 * MICRO))).held_us == GONE
     assert await used(store, ten) == 2
+
+
+async def test_a_reservation_is_repeated_after_its_policy_has_changed(store: BucketStore, bucket: MakeBucket) -> None:
+    """It is charged once, and a settlement by the buckets of the repeat changes only those that it was charged to."""
+    kept, removed, added = bucket(QUOTA), bucket(TEN), bucket(QUOTA)
+    removed_slots, added_slots = (bucket(Limit("two", Concurrency(2, 30 * MICRO))) for _ in range(2))
+    smaller = Bucket(kept.name, kept.partition, replace(QUOTA, algorithm=Quota(4, Window.YEAR)))
+    name, request, hold_us = uuid4().bytes, uuid4().hex, 30 * MICRO
+
+    async def charge(
+        buckets: tuple[Bucket, ...], costs: tuple[int, ...], own: Reserve | Settle | Extend, request: str = ""
+    ) -> ChargeResult:
+        (result,) = await store.charge((Charge(buckets, costs, request, reservation=own),))
+        return result
+
+    before, after = (removed, kept, removed_slots), (added_slots, added, smaller)
+    assert (await charge(before, (3, 3, 1), Reserve(name, hold_us), request)).charged
+    assert (await charge((added, added_slots), (2, 1), Reserve(uuid4().bytes, hold_us))).charged
+    repeated = await charge(after, (1, 3, 3), Reserve(name, hold_us), request)
+    assert (repeated.charged, repeated.hold) == (True, UNCHANGED)
+    assert [result.remaining for result in repeated.limit_results] == [MICRO, 3 * MICRO, MICRO]
+    assert 0 < (await charge(after, (0, 0, 0), Extend(name, (1, 3, 3), hold_us))).held_us <= hold_us
+    for _ in range(2):
+        settled = await charge(after, (-1, -3, -3), Settle(name, (1, 3, 3)))
+        assert [result.remaining for result in settled.limit_results] == [MICRO, 3 * MICRO, 4 * MICRO]
+    assert [await used(store, each) for each in (removed, kept, added)] == [3, 0, 2]

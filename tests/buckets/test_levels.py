@@ -8,7 +8,7 @@ import pytest
 from ratelimit_service.buckets.levels import LevelMemory
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.reference import ReferenceBuckets
-from ratelimit_service.decision.charge import Bucket, Charge
+from ratelimit_service.decision.charge import Bucket, Charge, Reserve, Settle
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import StoreUnavailable
 
@@ -130,3 +130,16 @@ def test_old_evidence_counts_for_nothing() -> None:
     assert level is not None
     assert level.share(2, fleet.time) > 0.8
     assert level.share(2, fleet.time + 61) == 0.5
+
+
+def test_a_settlement_that_is_repeated_is_noted_once() -> None:
+    """What a worker has returned counts once against what it has charged, by which its share is measured."""
+    levels, store = LevelMemory(lambda: 0.0), ReferenceBuckets()
+    buckets = (Bucket("q", 0, Limit("q", Quota(100, Window.DAY))),)
+    reserve = Charge(buckets, (60,), reservation=Reserve(b"one", MICRO))
+    settle = Charge(buckets, (-20,), reservation=Settle(b"one", (60,)))
+    for charge in (reserve, settle, settle, settle):
+        levels.observe([charge], store.charge([charge], START_US), 0.0)
+    level = levels.find(buckets[0])
+    assert level is not None
+    assert level.charged == -20  # since it was measured, at the first result

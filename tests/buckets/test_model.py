@@ -68,13 +68,15 @@ class Agreement(RuleBasedStateMachine):
         parts=st.lists(st.tuples(st.integers(0, _NAMES - 1), st.integers(0, _PLANS - 1)), min_size=1, max_size=3),
         estimate=st.one_of(st.integers(0, 20), st.integers(0, MAX_TOKENS)),
         hold_us=st.sampled_from([1_000_000, 1_500_000, 30_000_000, 3_600_000_000]),
-        request=st.sampled_from(["", "", "", "first"]),
+        request=st.sampled_from(["", "", "", "first", "third", "third"]),
     )
     def call_is_reserved(self, parts: list[tuple[int, int]], estimate: int, hold_us: int, request: str) -> None:
-        """A charge of one to three buckets is made as a reservation."""
+        """A charge of one to three buckets is made as a reservation, or repeats one with other buckets."""
         buckets = self._buckets(parts)
+        if request:
+            estimate, hold_us = 7, 30_000_000  # what is the same call has the same
         reserved = tuple(1 if _has_slots(bucket) else bucket.limit.tokens_of(estimate) for bucket in buckets)
-        name = b"%08d%08d" % (self.run, len(self.reservations))
+        name = f"{self.run}.{request or len(self.reservations)}".encode()
         request = request and f"{self.run}.{request}"
         self._charge(Charge(buckets, reserved, request, reservation=Reserve(name, hold_us)))
         self.reservations.append((name, buckets, reserved))

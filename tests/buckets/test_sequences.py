@@ -60,11 +60,12 @@ class Sequence:
         buckets = tuple(Bucket(f"{self._prefix}.{number}", 0, limits[number]) for number in which)
         cost = chance.choice([0, 1, 1, 2, 5, 30, MAX_TOKENS])
         if kind < 0.7:
-            name = f"{self._prefix}.{len(self._made)}".encode()
+            request = f"{self._prefix}.again" if kind < 0.5 else ""  # perhaps with other buckets than before
+            name = (request or f"{self._prefix}.{len(self._made)}").encode()
             reserved = tuple(1 if _has_slots(bucket) else bucket.limit.tokens_of(cost) for bucket in buckets)
             self._made.append((name, buckets, reserved))
             hold_us = chance.choice([MICRO, 1_300_000, 20 * MICRO, 3_600 * MICRO])
-            return Charge(buckets, reserved, reservation=Reserve(name, hold_us))
+            return Charge(buckets, reserved, request, reservation=Reserve(name, hold_us))
         costs = tuple(bucket.limit.tokens_of(cost) for bucket in buckets)
         if kind < 0.85:
             return Charge(buckets, costs, afterwards=cost > 0)

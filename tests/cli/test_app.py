@@ -105,3 +105,17 @@ def test_an_internal_error_shows_neither_traceback_nor_secret() -> None:
     first, second = done.stderr.splitlines()
     assert first == "internal error: ModuleNotFoundError: No module named 'rlt_aaaa_***'"
     assert second == "please report it; RATELIMIT_TRACEBACK=1 shows the traceback"
+
+
+def test_completion_for_a_home_that_cannot_be_written_to() -> None:
+    """That is the user's to know, in one line, and no internal error."""
+    done = subprocess.run(
+        ["bash", "-c", '"$0" --install-completion; exit $?', str(PROGRAM)],
+        env=os.environ | {"HOME": "/proc"},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.startswith("cannot use /proc/.bashrc: ")) == (2, True), done.stderr
+    assert len(done.stderr.splitlines()) == 1

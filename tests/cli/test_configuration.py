@@ -126,7 +126,7 @@ def test_from_files_to_a_server_and_on_to_another(two_servers: tuple[DevServer, 
         f"+ keys/{OTHER_KEY}",
         "+ subjects/acme/overrides/burst",
         f"+ keys/{KEY}/overrides/extra",
-        "7 changes were made, 0 documents were as on the server already",
+        "changes made: 7; documents that were as on the server already: 0",
     ]
     assert f"keys rotate {KEY}" in made[3]
     again = run(first, "apply", "-f", str(files), "--yes")

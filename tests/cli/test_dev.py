@@ -100,15 +100,19 @@ def test_a_second_dev_on_the_folder_is_refused(dev_server: DevServer) -> None:
     assert dev_server.run("check", "--cost", "0", RATELIMIT_API_KEY=dev_server.state["api_key"]).returncode == 0
 
 
-def test_a_taken_port_is_refused_before_anything_starts(own_dev_server: DevServer) -> None:
-    """A port that another process holds is reported, and no store is started."""
-    host, port = own_dev_server.listen.split(":")
+@pytest.mark.parametrize("setting", ["RATELIMIT_LISTEN", "RATELIMIT_OPERATIONS_LISTEN"])
+def test_a_taken_port_is_refused_before_anything_starts(setting: str, own_dev_server: DevServer) -> None:
+    """A port that another process holds is reported with its setting in one line, and no store is started."""
     with socket.socket() as taken:
-        taken.bind((host, int(port)))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
-        refused = own_dev_server.run("dev")
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        refused = own_dev_server.run("dev", **{setting: address})
     assert refused.returncode == 4
-    assert f"cannot listen on {own_dev_server.listen}: Address already in use" in refused.stderr
+    assert refused.stderr == (
+        f"cannot listen on {address}: Address already in use; stop the process that holds the port, or set {setting} "
+        "to another one\n"
+    )
     assert not own_dev_server.data_dir.exists()
 
 

@@ -1,12 +1,16 @@
 """`ratelimit-service rules ...` from end to end, against a real dev server."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from fixtures.dev_server import DevServer
+from fixtures.dev_server import PROGRAM, DevServer
 from ratelimit_service.management.rules import MAX_DOMAINS
 
 EXAMPLES = Path(__file__).parents[1] / "rules_import" / "examples"
@@ -215,3 +219,28 @@ def test_the_documented_rules(dev_server: DevServer) -> None:
         "path=/users/*/orders  orders: 50 a minute",
         "plan=trial  trial: 5 tokens, 1 more every 1s (shadow), replaces burst",
     ]
+
+
+def test_the_guide_from_envoyproxy_ratelimit(dev_server: DevServer, tmp_path: Path) -> None:
+    """Every command of the guide works, pasted in order: limits are in shadow first, and in force after the switch."""
+    config = tmp_path / "config"
+    config.mkdir()
+    for name, file in (("2_nested", "letters"), ("8_detailed_metric", "measured")):
+        shutil.copy(EXAMPLES / f"{name}.yaml", config / f"{file}.yaml")
+    guide = (DOCS / "migrate-from-envoyproxy-ratelimit.md").read_text()
+    done = subprocess.run(
+        ["sh", "-eu"],
+        input="".join(re.findall(r"^```sh\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)),
+        env=dev_server.environment | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    note = "config/measured.yaml:5: note: detailed_metric is left out: metrics here do not name descriptors\n"
+    assert done.stderr.count(note) == 3
+    assert "allowed, in domain letters" in done.stdout
+    shown = re.findall(r"kind=offer\n  recipient  5 a day(.*)\nrecipient  100 a day(.*)\n", done.stdout)
+    assert shown == [("", ""), (" (shadow)", " (shadow)"), ("", "")]
+    assert "(shadow)" not in dev_server.run("rules", "get", "letters").stdout

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_service.cli.times import format_duration, format_time, parse_duration, parse_time
+from ratelimit_service.cli.times import format_duration, format_time, format_wait, parse_duration, parse_time
 
 NOW = datetime(2027, 1, 31, 12, tzinfo=UTC)
 
@@ -44,6 +44,17 @@ def test_a_formatted_duration_parses_to_the_same(micros: int) -> None:
     duration = Duration()
     duration.FromMicroseconds(micros)
     assert parse_duration(format_duration(duration)).ToMicroseconds() == micros
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"),
+    [(0, "0s"), (7, "0.007ms"), (20_001, "21ms"), (1_250_000, "1.3s"), (59_990_000, "1m"), (46_847_675_705, "13h48s")],
+)
+def test_a_wait_is_rounded_up(micros: int, text: str) -> None:
+    """Nobody comes too early who waits for what is printed."""
+    duration = Duration()
+    duration.FromMicroseconds(micros)
+    assert format_wait(duration) == text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import filecmp
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from clients.conftest import ROOT
 
 _CLIENT = ROOT / "clients" / "python"
 _GENERATED = _CLIENT / "src" / "ratelimit_client" / "_gen"
+_VERSION = tomllib.loads((_CLIENT / "pyproject.toml").read_text())["project"]["version"]
 
 _PROGRAM = """
 import importlib.metadata
@@ -125,19 +127,19 @@ def test_the_generated_messages_are_up_to_date(tmp_path: Path) -> None:
 def test_the_wheel_has_its_types_and_its_licence(wheel: Path) -> None:
     """The wheel holds one package, with py.typed, the type stubs of the messages, and the licence."""
     names = zipfile.ZipFile(wheel).namelist()
-    assert wheel.name == "ratelimit_service_client-0.1.0-py3-none-any.whl"
+    assert wheel.name == f"ratelimit_service_client-{_VERSION}-py3-none-any.whl"
     assert {name.split("/")[0] for name in names} == {
         "ratelimit_client",
-        "ratelimit_service_client-0.1.0.dist-info",
+        f"ratelimit_service_client-{_VERSION}.dist-info",
     }
     assert "ratelimit_client/py.typed" in names
     assert "ratelimit_client/_gen/ratelimit/v1/rate_limit_service_pb2.pyi" in names
-    assert "ratelimit_service_client-0.1.0.dist-info/licenses/LICENSE" in names
+    assert f"ratelimit_service_client-{_VERSION}.dist-info/licenses/LICENSE" in names
 
 
 def test_the_wheel_needs_grpcio_and_protobuf_alone(wheel: Path) -> None:
     """A gateway that adds the client adds no other dependency."""
-    metadata = zipfile.ZipFile(wheel).read("ratelimit_service_client-0.1.0.dist-info/METADATA").decode()
+    metadata = zipfile.ZipFile(wheel).read(f"ratelimit_service_client-{_VERSION}.dist-info/METADATA").decode()
     needs = [line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     assert sorted(need.partition("<")[0].partition(">")[0] for need in needs if "extra" not in need) == [
         "grpcio",

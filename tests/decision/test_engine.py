@@ -415,10 +415,11 @@ async def test_tally(world: World) -> None:
     for _ in range(3):
         await world.check(key)
     await world.check_all([Check(key), Check("junk")])
-    assert world.engine.tally[Reason.WITHIN_LIMIT][Source.STORE] == 2
-    assert world.engine.tally[Reason.OVER_LIMIT][Source.STORE] == 2
-    assert world.engine.tally[Reason.KEY_UNKNOWN][Source.POLICY] == 1
-    assert sum(map(sum, world.engine.tally)) == 5
+    totals = world.engine.tally.totals()
+    assert totals[Reason.WITHIN_LIMIT][Source.STORE] == 2
+    assert totals[Reason.OVER_LIMIT][Source.STORE] == 2
+    assert totals[Reason.KEY_UNKNOWN][Source.POLICY] == 1
+    assert sum(map(sum, totals)) == 5
 
 
 async def test_a_batch_that_fails_in_part_is_degraded_in_part(world: World) -> None:
@@ -466,7 +467,7 @@ async def test_a_key_that_cannot_be_read_in_time_is_denied(world: World) -> None
     assert alone.retry_after_us == 1_000_000
     assert isinstance(batch[1], Decision)
     assert batch[1].allowed
-    assert world.engine.tally[Reason.DEGRADED_DENIED][Source.DEGRADED] == 2
+    assert world.engine.tally.totals()[Reason.DEGRADED_DENIED][Source.DEGRADED] == 2
     with pytest.raises(LookupDeferred):
         await world.engine.explain(Check(str(ApiKey.generate("live"))))
     world.source.before_answer.set()

@@ -86,6 +86,18 @@ def server(manifests: list[Manifest]) -> Manifest:
     return found
 
 
+def servers(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """The Deployments of servers, by their planes."""
+    found = (each for each in of_kind(manifests, "Deployment") if component(each) in {"server", "control"})
+    return {variables(each)["RATELIMIT_PLANE"]["value"]: each for each in found}
+
+
+def variables(deployment: Manifest) -> dict[str, Manifest]:
+    """The environment of its pods, by the names of the variables."""
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each for each in container["env"]}
+
+
 def pods(manifests: list[Manifest]) -> Iterator[Manifest]:
     """The templates of all pods."""
     return (manifest["spec"]["template"] for manifest in manifests if "template" in manifest.get("spec", {}))
@@ -136,18 +148,37 @@ def test_the_linter_has_nothing_to_say(name: str, manifests: list[Manifest]) -> 
 
 def test_a_server_would_start(name: str, manifests: list[Manifest]) -> None:
     """The variables of its pods are valid settings, with which a server opens what the chart says, and no more."""
-    (container,) = server(manifests)["spec"]["template"]["spec"]["containers"]
-    variables = {each["name"]: each for each in container["env"]}
-    assert set(variables) <= SETTINGS
-    assert {variable for variable, each in variables.items() if "valueFrom" in each} == SECRETS & set(variables)
-    assert {each["valueFrom"]["secretKeyRef"]["name"] for each in container["env"] if "valueFrom" in each} == {"limits"}
-    texts = {variable: each.get("value", Peppers.generate()) for variable, each in variables.items()}
-    settings = effective(Settings(**{key.removeprefix("RATELIMIT_").lower(): text for key, text in texts.items()}))
-    opened = {int(str(port).split()[0].rpartition(":")[2]) for port in open_ports(settings)}
-    assert opened == {port["containerPort"] for port in container["ports"]}
-    assert settings.checks_protected
-    encrypted = settings.tls_certificate is not None
-    assert encrypted == (name != "mesh")
+    assert set(servers(manifests)) == ({"decision", "control"} if name == "apart" else {"all"})
+    for plane, deployment in servers(manifests).items():
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        found = variables(deployment)
+        assert set(found) <= SETTINGS
+        secret = {key: each["valueFrom"]["secretKeyRef"] for key, each in found.items() if "valueFrom" in each}
+        assert set(secret) == SECRETS & set(found)
+        assert {each["name"] for each in secret.values()} == {"limits"}
+        texts = {variable: each.get("value", Peppers.generate()) for variable, each in found.items()}
+        settings = effective(Settings(**{key.removeprefix("RATELIMIT_").lower(): text for key, text in texts.items()}))
+        opened = {int(str(port).split()[0].rpartition(":")[2]) for port in open_ports(settings)}
+        assert opened == {port["containerPort"] for port in container["ports"]}
+        assert settings.checks_protected
+        encrypted = settings.tls_certificate is not None
+        assert encrypted == (name != "mesh")
+        assert settings.plane == plane
+
+
+def test_servers_that_decide_have_no_role_that_may_write() -> None:
+    """With the planes apart, they have the URL of the role that reads, and no secret of the control plane."""
+    manifests = render("--values", VALUES / "apart.yaml")
+    apart = {plane: variables(deployment) for plane, deployment in servers(manifests).items()}
+    of_control = {"RATELIMIT_DATABASE_URL", "RATELIMIT_ALERT_WEBHOOK_URL", "RATELIMIT_CONSOLE_HOSTS"}
+    assert of_control - set(apart["control"]) == set()
+    assert of_control & set(apart["decision"]) == set()
+    url = apart["decision"]["RATELIMIT_DECISION_DATABASE_URL"]["valueFrom"]["secretKeyRef"]
+    assert url == {"name": "limits", "key": "decision-url"}
+    assert {plane: each["spec"]["replicas"] for plane, each in servers(manifests).items()} == {
+        "decision": 2,
+        "control": 3,
+    }
 
 
 def test_a_pod_has_time_to_drain(manifests: list[Manifest]) -> None:
@@ -177,17 +208,17 @@ def test_every_pod_is_hardened(manifests: list[Manifest]) -> None:
 
 
 def test_services_lead_to_servers(name: str, manifests: list[Manifest]) -> None:
-    """Each Service selects the servers alone, by names of ports that they have; one is headless, if that is wanted."""
-    template = server(manifests)["spec"]["template"]
-    ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+    """Each Service selects one kind of server, by names of ports that it has; one is headless, if that is wanted."""
     services = of_kind(manifests, "Service")
     for service in services:
-        chosen = [component(pod) for pod in pods(manifests) if selects(service["spec"]["selector"], labels(pod))]
-        assert chosen == ["server"]
+        (chosen,) = (pod for pod in pods(manifests) if selects(service["spec"]["selector"], labels(pod)))
+        ports = {port["name"]: port["containerPort"] for port in chosen["spec"]["containers"][0]["ports"]}
+        of_control = component(service) == "admin" and name == "apart"
+        assert component(chosen) == ("control" if of_control else "server")
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(ports)
         if service["spec"].get("clusterIP") == "None":
             assert [port["port"] for port in service["spec"]["ports"]] == [ports["grpc"]]
-    assert len(services) == (2 if name == "small" else 3)
+    assert len(services) == {"small": 2, "apart": 4}.get(name, 3)
 
 
 def labels(pod: Manifest) -> dict[str, str]:
@@ -203,29 +234,34 @@ def test_the_network_is_closed(name: str, manifests: list[Manifest]) -> None:
         (policy,) = (each for each in policies if selects(each["spec"]["podSelector"], labels(pod)))
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
         opened = {port["port"]: rule["from"] for rule in policy["spec"].get("ingress", []) for port in rule["ports"]}
-        if component(pod) != "server":
+        if component(pod) not in {"server", "control"}:
             assert opened == {}
             continue
         values = yaml.safe_load((CHART / "values.yaml").read_text())["networkPolicy"]
         values |= yaml.safe_load((VALUES / f"{name}.yaml").read_text()).get("networkPolicy", {})
-        assert opened.pop("grpc") == values["gateways"]
-        toolbox, *admins = opened.pop("grpc-admin")
-        assert [component(each) for each in pods(manifests) if selects(toolbox["podSelector"], labels(each))] == [
-            "toolbox"
-        ]
-        assert admins == values["admins"]
-        assert opened == ({"operations": values["admins"] + values["prometheus"]} if values["prometheus"] else {})
+        named = {
+            "grpc": values["gateways"],
+            "grpc-admin": values["admins"],
+            "operations": values["admins"] + values["prometheus"],
+        }
+        assert set(opened) == {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+        for port, peers in opened.items():
+            own = [] if port == "grpc" else peers[:1]
+            assert peers[len(own) :] == named[port]
+            for toolbox in own:
+                chosen = [each for each in pods(manifests) if selects(toolbox["podSelector"], labels(each))]
+                assert [component(each) for each in chosen] == ["toolbox"]
 
 
 def test_disruptions_are_bounded(name: str, manifests: list[Manifest]) -> None:
     """Where there are several servers, a budget selects them, and a rollout never has fewer than wanted."""
-    deployment = server(manifests)
-    assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     budgets = of_kind(manifests, "PodDisruptionBudget")
-    assert len(budgets) == (name != "small")
-    for budget in budgets:
-        assert selects(budget["spec"]["selector"], labels(deployment["spec"]["template"]))
-        assert budget["spec"]["maxUnavailable"] == 1
+    for deployment in servers(manifests).values():
+        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        chosen = labels(deployment["spec"]["template"])
+        own = [budget for budget in budgets if selects(budget["spec"]["selector"], chosen)]
+        assert [budget["spec"]["maxUnavailable"] for budget in own] == [1] * (name != "small")
+    assert len(budgets) == {"small": 0, "apart": 2}.get(name, 1)
 
 
 def test_it_scales(name: str, manifests: list[Manifest]) -> None:
@@ -250,14 +286,18 @@ def test_the_schema_is_migrated_first(name: str, manifests: list[Manifest]) -> N
 
 
 def test_prometheus_finds_it(name: str, manifests: list[Manifest]) -> None:
-    """The monitor selects one Service, by a port that it has; the rules are those of deploy/prometheus."""
+    """Each server is scraped once, by Services that have the port; the rules are those of deploy/prometheus."""
     monitors, rules = of_kind(manifests, "ServiceMonitor"), of_kind(manifests, "PrometheusRule")
-    assert (len(monitors), len(rules)) == ((1, 1) if name == "large" else (0, 0))
+    assert (len(monitors), len(rules)) == {"large": (1, 1), "apart": (1, 0)}.get(name, (0, 0))
     for monitor in monitors:
-        services = of_kind(manifests, "Service")
-        (service,) = (each for each in services if selects(monitor["spec"]["selector"], labels(each)))
+        wanted = monitor["spec"]["selector"]
+        services = [each for each in of_kind(manifests, "Service") if selects(wanted, labels(each))]
         (endpoint,) = monitor["spec"]["endpoints"]
-        assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+        scraped = []
+        for service in services:
+            assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+            scraped += [component(pod) for pod in pods(manifests) if selects(service["spec"]["selector"], labels(pod))]
+        assert sorted(scraped) == sorted(map(component, servers(manifests).values()))
     for rule in rules:
         assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "rules.yaml").read_text())
 
@@ -272,6 +312,10 @@ def test_prometheus_finds_it(name: str, manifests: list[Manifest]) -> None:
         (
             ["secret.existingSecret=a", "allowPlaintext=true", "autoscaling.enabled=true", "autoscaling.cpuPercent=0"],
             "autoscaling has no metric",
+        ),
+        (
+            ["secret.existingSecret=a", "allowPlaintext=true", "control.separate=true"],
+            "control.separate is set, and secret.keys.decisionDatabaseUrl is not",
         ),
     ],
 )
@@ -303,6 +347,8 @@ def test_the_notes_say_what_to_do(name: str, tmp_path: Path) -> None:
     assert ("sent in plain text" in notes) == (name == "mesh")
     assert ("-headless." in notes) == (name != "small")
     assert "  RATELIMIT_ADMIN_SERVER=" + ("" if name == "mesh" else "https://") + "localhost:50052 " in notes
+    rollouts = re.findall(r"rollout status deployment/(\S+)\n", notes)
+    assert {each["metadata"]["name"] for each in servers(manifests).values()} <= set(rollouts)
     services = {service["metadata"]["name"] for service in of_kind(manifests, "Service")}
     assert {f"service/{each}" in notes for each in services if each.endswith("-admin")} == {True}
 

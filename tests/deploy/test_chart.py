@@ -57,6 +57,8 @@ def test_the_values_fit_the_schema() -> None:
         ("drainTimeout", 301),
         ("workers", 65),
         ("transport", "http"),
+        ("control.separate", "yes"),
+        ("settings", {"RATELIMIT_PLANE": "control"}),
         ("settings", {"RATELIMIT_STORE_TIMOUT": "0.05"}),
         ("settings", {"RATELIMIT_REDIS_URL": "redis://a"}),
         ("settings", {"RATELIMIT_LISTEN": "0.0.0.0:1"}),

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.dev_server import DevServer, free_address
-from ratelimit_service.devstores.system_user import make_folder
+from ratelimit_service.devstores import postgres
+from ratelimit_service.devstores.postgres import EmbeddedPostgres
+from ratelimit_service.devstores.system_user import EmbeddedPostgresError, make_folder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
 
@@ -38,6 +40,23 @@ def test_dev_opens_no_folder_that_it_did_not_make(closed: Path) -> None:
     assert f"chmod o+x {closed}" in done.stderr
     assert "Traceback" not in done.stderr
     assert mode(closed) == 0o700
+
+
+def test_an_installation_that_is_closed_is_no_matter_of_the_data_folder(
+    closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed where only root may enter, as in root's home, it says so; another data folder would not help."""
+    programs, home = closed / "venv" / "bin", Path(tempfile.mkdtemp(prefix="ratelimit-open-"))
+    home.chmod(0o711)
+    programs.mkdir(parents=True)
+    monkeypatch.setattr(postgres, "_programs", lambda: programs)
+    try:
+        with pytest.raises(EmbeddedPostgresError, match="install the service in a folder that others may") as found:
+            EmbeddedPostgres(home / "postgres").start()
+    finally:
+        shutil.rmtree(home)
+    assert f"may not enter {closed} on the way to {programs}" in str(found.value)
+    assert "RATELIMIT_DATA_DIR" not in str(found.value)
 
 
 def test_folders_that_it_makes_can_be_entered_and_not_listed(closed: Path) -> None:

@@ -10,10 +10,13 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from base64 import urlsafe_b64decode
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -24,6 +27,7 @@ from pydantic import SecretStr
 from faults.proxy import FaultProxy
 from faults.sizes import FULL, REPORT
 from fixtures.served import Serve, Server, free_address, launch
+from fleet.windows import most_above
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
@@ -31,6 +35,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     SettleLimitRequest,
 )
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+from ratelimit_service.decision.engine import Check, _request_name
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 
 RESERVATIONS: Final = 100_000 if FULL else 1_500
@@ -41,6 +46,15 @@ ESTIMATE: Final = 100
 AMPLE: Final = 10**9
 TIGHT: Final = RESERVATIONS * ESTIMATE // 2
 OVERDRAFT: Final = 250
+REQUEST_WINDOW: Final = 3_600
+"""Seconds: longer than any of this takes."""
+
+WINDOWED: Final = 50_000 if FULL else 1_500
+CAPACITY: Final = 5_000
+RATE: Final = 5_000
+"""Tokens a second: less than these callers would spend."""
+ROUNDING: Final = 0.002
+"""Seconds by which a time between two others may be wrong, since both are whole milliseconds."""
 
 SLOTS: Final = 50 if FULL else 10
 HOLDERS: Final = (12, 42) if FULL else (3, 20)
@@ -56,14 +70,14 @@ class Lossy:
     valkey: EmbeddedValkey
     proxy: FaultProxy
 
-    def new_key(self, name: str, limit: dict[str, object]) -> str:
-        """The secret of a key whose plan has this limit alone, and denies while the store is away."""
+    def new_key(self, name: str, limit: dict[str, object]) -> tuple[str, str]:
+        """The id and the secret of a key whose plan has this limit alone, and denies while the store is away."""
         server = self.servers[0]
         plan = {"name": name, "limits": [limit], "on_store_failure": "DENY"}
         request = ManagePlanRequest(create={"plan": plan})
         # A test before may just have killed its workers.
         server.manage().ManagePlan(request, metadata=server.as_admin, wait_for_ready=True, timeout=30)
-        return server.key(name)[1]
+        return server.key(name)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +86,8 @@ def lossy(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lo
     valkey = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
     valkey.start()
     with FaultProxy(valkey.port) as proxy:
-        first = serve("envoy", redis_url=proxy.url, store_timeout=1.0, store_slow=1.0, workers=2)
+        patient = {"store_timeout": 1.0, "store_slow": 1.0, "request_id_window": REQUEST_WINDOW}
+        first = serve("envoy", redis_url=proxy.url, workers=2, **patient)
         servers = [first]
         for transport in ("envoy", "grpcio"):
             settings = first.settings.model_copy(
@@ -88,6 +103,16 @@ def lossy(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lo
 
 
 @dataclass
+class Call:
+    """One that was admitted, settled or not; `actual` is the estimate if it was not."""
+
+    name: str
+    reservation_id: str
+    actual: int
+    clamped: int = 0
+
+
+@dataclass
 class Books:
     """What reservations cost, as their callers know it."""
 
@@ -98,6 +123,13 @@ class Books:
     clamped: int = 0
     failures: int = 0
     """Calls that were sent again."""
+    calls: list[Call] = field(default_factory=list)
+    """Those that were allowed."""
+
+    def totals(self) -> str:
+        """All of it but the calls."""
+        names = ("allowed", "denied", "charged", "clamped", "failures")
+        return ", ".join(f"{name} {getattr(self, name)}" for name in names)
 
 
 @dataclass
@@ -121,12 +153,14 @@ class Caller:
         self.books.allowed += 1
         if self.chance.random() < 0.1:
             self.books.charged += ESTIMATE
+            self.books.calls.append(Call(name, made.reservation_id, ESTIMATE))
             return
         actual = self.chance.randrange(3 * ESTIMATE + 1)
         settle = SettleLimitRequest(reservation_id=made.reservation_id, actual_cost=actual)
         settled = await self._sent(lambda stub: stub.SettleLimit(settle, timeout=5), lambda _: True)
         self.books.charged += actual
         self.books.clamped += settled.clamped
+        self.books.calls.append(Call(name, made.reservation_id, actual, settled.clamped))
         if self.chance.random() < 0.05:
             again = await self._sent(lambda stub: stub.SettleLimit(settle, timeout=5), lambda _: True)
             assert again == settled
@@ -146,56 +180,104 @@ class Caller:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("amount", [AMPLE, TIGHT], ids=["ample", "tight"])
-async def test_what_is_charged_is_what_calls_cost(lossy: Lossy, amount: int) -> None:
-    """To the token: what the limit has charged, and what is clamped, are the actual costs and the estimates left.
-
-    While one reply in a hundred of the store is lost after its execution, and workers are killed.
-    """
-    limit = {"name": "tokens", "quota": {"amount": amount, "window": "YEAR"}, "overdraft": {"tokens": OVERDRAFT}}
-    api_key = await asyncio.to_thread(lossy.new_key, f"books-{amount}", limit)
-    options = [("grpc.max_reconnect_backoff_ms", 200), ("grpc.initial_reconnect_backoff_ms", 50)]
-    channels = [grpc.aio.insecure_channel(server.address, options=options) for server in lossy.servers]
-    stubs = [RateLimitServiceStub(channel) for channel in channels]
-    books, numbers = Books(), iter(range(RESERVATIONS))
+async def reserve_all(lossy: Lossy, stubs: list[RateLimitServiceStub], api_key: str, reservations: int) -> Books:
+    """Make so many reservations, while one reply in a hundred is lost after its execution, and workers are killed."""
+    run, books, numbers = uuid4().hex, Books(), iter(range(reservations))
 
     async def client(number: int) -> None:
         caller = Caller(stubs, api_key, books, random.Random(number))
         for name in numbers:
-            await caller.reserve(f"{amount}-{name}")
+            await caller.reserve(f"{run}-{name}")
 
     lossy.proxy.inject(lost=0.01)
     clients = [asyncio.create_task(client(number)) for number in range(CLIENTS)]
     for kill in range(KILLS):
         while not all(task.done() for task in clients):
             await asyncio.sleep(0.05)
-            if books.allowed + books.denied >= (kill + 1) * RESERVATIONS // (KILLS + 1):
+            if books.allowed + books.denied >= (kill + 1) * reservations // (KILLS + 1):
                 break
         victims = [worker for server in lossy.servers for worker in server.workers()]
         random.choice(victims).send_signal(signal.SIGKILL)
     await asyncio.gather(*clients)
-    lost = len(lossy.proxy.lost)
     lossy.proxy.heal()
-    caller = Caller(stubs, api_key, Books(), random.Random(0))
-    peek = await caller._sent(
-        lambda stub: stub.CheckLimit(CheckLimitRequest(api_key=api_key, cost=0), timeout=5),
-        lambda made: made.source == CheckLimitResponse.STORE,
-    )
+    assert books.allowed + books.denied == reservations
+    assert books.failures > 0
+    return books
+
+
+@asynccontextmanager
+async def connected(lossy: Lossy) -> AsyncIterator[list[RateLimitServiceStub]]:
+    """The servers, to which connections are soon made again."""
+    options = [("grpc.max_reconnect_backoff_ms", 200), ("grpc.initial_reconnect_backoff_ms", 50)]
+    channels = [grpc.aio.insecure_channel(server.address, options=options) for server in lossy.servers]
+    yield [RateLimitServiceStub(channel) for channel in channels]
     for channel in channels:
         await channel.close()
-    REPORT.append(f"{amount}: {books}, {KILLS} workers killed, {lost} replies lost")
+
+
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("amount", [AMPLE, TIGHT], ids=["ample", "tight"])
+async def test_what_is_charged_is_what_calls_cost(lossy: Lossy, amount: int) -> None:
+    """To the token: what the limit has charged, and what is clamped, are the actual costs and the estimates left."""
+    limit = {"name": "tokens", "quota": {"amount": amount, "window": "YEAR"}, "overdraft": {"tokens": OVERDRAFT}}
+    _, api_key = await asyncio.to_thread(lossy.new_key, f"books-{amount}", limit)
+    async with connected(lossy) as stubs:
+        books = await reserve_all(lossy, stubs, api_key, RESERVATIONS)
+        lost = len(lossy.proxy.lost)
+        caller = Caller(stubs, api_key, Books(), random.Random(0))
+        peek = await caller._sent(
+            lambda stub: stub.CheckLimit(CheckLimitRequest(api_key=api_key, cost=0), timeout=5),
+            lambda made: made.source == CheckLimitResponse.STORE,
+        )
+    REPORT.append(f"{amount}: {books.totals()}, {KILLS} workers killed, {lost} replies lost")
     assert amount - peek.remaining + books.clamped == books.charged
-    assert books.allowed + books.denied == RESERVATIONS
     assert lost > 0
     assert (books.clamped > 0) is (amount == TIGHT)
-    assert books.failures > 0
+
+
+@pytest.mark.timeout(3_600)
+async def test_what_is_spent_in_every_window(lossy: Lossy) -> None:
+    """In no time T more than capacity + rate x T + overdraft, by the store's own clock, whenever a call is settled.
+
+    A call spends its cost when it is admitted, and what that is above its estimate when it is settled. The store has
+    both times: it keeps what it replied to each for REQUEST_WINDOW seconds, to the millisecond.
+    """
+    bucket = {"capacity": CAPACITY, "refill_tokens": RATE, "refill_period": Duration(seconds=1)}
+    limit = {"name": "tokens", "token_bucket": bucket, "overdraft": {"tokens": OVERDRAFT}}
+    key_id, api_key = await asyncio.to_thread(lossy.new_key, "windows", limit)
+    async with connected(lossy) as stubs:
+        books = await reserve_all(lossy, stubs, api_key, WINDOWED)
+    with redis.Redis.from_url(lossy.valkey.url) as store:
+        begun, settled = _times(store, "r"), _times(store, "h")
+    spent = []
+    for call in books.calls:
+        check = Check(cost=ESTIMATE, request_id=call.name, hold_us=HOLD.ToMicroseconds())
+        admitted_at = begun[_request_name(key_id, check).encode()]
+        spent.append((admitted_at, min(call.actual, ESTIMATE)))
+        if call.actual > ESTIMATE:
+            name = urlsafe_b64decode(call.reservation_id.replace("~", "-", 1)[:44])[16:32]
+            spent.append((settled[name], call.actual - ESTIMATE - call.clamped))
+    most = most_above(RATE, spent)
+    REPORT.append(f"windows: {books.totals()}, at most {most:,.0f} above {RATE:,} a second")
+    assert CAPACITY / 2 < most <= CAPACITY + OVERDRAFT + RATE * ROUNDING
+    assert books.denied > 0
+    assert books.clamped > 0
+
+
+def _times(store: redis.Redis, kind: str) -> dict[bytes, float]:
+    """When each result was made that is kept under keys of this kind, in seconds, by the end of the key."""
+    keys = list(store.scan_iter(f"{{p*}}:{kind}:*", count=10_000))
+    with store.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.pexpiretime(key)
+        ends = pipeline.execute()
+    return {key.split(b":", 2)[2]: end / 1_000 - REQUEST_WINDOW for key, end in zip(keys, ends, strict=True)}
 
 
 def test_calls_at_once_while_clients_die(lossy: Lossy) -> None:
     """Never more than the limit by the store's own count, and the slots of the dead come back by themselves."""
     limit = {"name": "at-once", "concurrency": {"max": SLOTS, "default_hold": Duration(seconds=30)}}
-    api_key = lossy.new_key("at-once", limit)
+    _, api_key = lossy.new_key("at-once", limit)
     store = redis.Redis.from_url(lossy.valkey.url)
     before = set(store.scan_iter("{p*}:s:*"))
     script = Path(__file__).parent / "holders.py"

@@ -23,7 +23,6 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
 from ratelimit_service.api.messages import MAX_MESSAGE
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.errors import Code
-from ratelimit_service.transport.envoy.app import AUTHORIZE, BATCH, CHECK, EXTEND, SETTLE, SHOULD_RATE_LIMIT
 from ratelimit_service.transport.envoy.framing import (
     FrameReader,
     NotGrpc,
@@ -33,6 +32,7 @@ from ratelimit_service.transport.envoy.framing import (
     headers_of,
     single_message,
 )
+from ratelimit_service.transport.envoy.paths import AUTHORIZE, BATCH, CHECK, EXTEND, SETTLE, SHOULD_RATE_LIMIT
 
 _KEYS = [str(KEY), str(REVOKED), str(UNKNOWN), f"Bearer {KEY}", f"bearer  {REVOKED} ", str(KEY)[:-1], "Bearer"]
 _ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource", "reservation_id"]

@@ -136,7 +136,7 @@ class World:
         """Run something on the world's event loop."""
         return self.loop.run_until_complete(awaitable)
 
-    def _count(self, _method: str, code: Code) -> None:
+    def _count(self, _method: str, code: Code, _seconds: float) -> None:
         self.counted.append(code)
 
     def _flush(self) -> None:

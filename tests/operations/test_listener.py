@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from ratelimit_service.console.security.streams import MAX_STREAMS
 from ratelimit_service.operations import connection, listener
 from ratelimit_service.operations.app import console_app, operations_app
-from ratelimit_service.operations.listener import Listener, is_loopback
+from ratelimit_service.operations.listener import Listener
+from ratelimit_service.operations.loopback import is_loopback
 from ratelimit_service.operations.readiness import Readiness
 from ratelimit_service.operations.tls import TlsFiles
 from ratelimit_service.server.port import open_listener
@@ -26,6 +27,11 @@ LARGE = b"x" * (8 * 1024 * 1024)
 async def metrics() -> bytes:
     """Return more than fits into the buffers of a connection."""
     return LARGE
+
+
+async def status() -> dict[str, object]:
+    """A server without facts."""
+    return {}
 
 
 async def console(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -43,7 +49,9 @@ class Port:
         self.port: int = self.socket.getsockname()[1]
         self.listener = Listener(self.socket, tls)
         self.readiness = Readiness(lambda: [{}], 1)
-        self.listener.app = operations_app(metrics, self.readiness, console=console, console_needs_tls=tls is not None)
+        self.listener.app = operations_app(
+            metrics, self.readiness, status, console=console, console_needs_tls=tls is not None
+        )
 
     async def send(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection and send a request, or a part of one."""

@@ -47,7 +47,7 @@ def test_unknown_paths(server: Server, path: str) -> None:
     assert ask(server.settings.operations_listen, path).status == 404
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/status"])
 def test_methods(server: Server, path: str) -> None:
     """GET and HEAD are answered, any other method is 405."""
     assert ask(server.settings.operations_listen, path).status == 200

@@ -7,7 +7,7 @@ from ratelimit_service.decision.descriptors.rules import Blocked, DomainRules, R
 from ratelimit_service.decision.limit import Mode, Quota, TokenBucket, Window
 from ratelimit_service.rules_import.envoy_ratelimit import Conversion
 from ratelimit_service.rules_import.findings import Findings
-from ratelimit_service.rules_import.importer import import_files, to_quota, to_token_bucket
+from ratelimit_service.rules_import.importer import import_files, in_shadow, to_quota, to_token_bucket
 
 
 def read(text: str, convert: Conversion = to_quota) -> tuple[list[DomainRules], list[str]]:
@@ -188,6 +188,24 @@ descriptors:
     for line, start in zip(output, starts, strict=True):
         assert line.startswith(start)
     assert rules[0].descriptors[1].limits[0].mode is Mode.ENFORCE
+
+
+def test_in_shadow() -> None:
+    """All limits that could deny only report, on every level; the rest of the rules is the same."""
+    (rules,), _ = read("""domain: d
+descriptors:
+- key: a
+  rate_limit: {unit: day, requests_per_unit: 5, name: n, replaces: [{name: m}]}
+  descriptors:
+  - {key: b, value: x*, share_threshold: true, rate_limit: {unit: day, requests_per_unit: 0}}
+  - {key: c, rate_limit: {unlimited: true}}
+""")
+    nested = (
+        node("b", "x*", RuleLimit(Blocked(), mode=Mode.SHADOW), share_threshold=True),
+        node("c", "", RuleLimit(Unlimited())),
+    )
+    shadowed = RuleLimit(Quota(5, Window.DAY), "n", Mode.SHADOW, ("m",))
+    assert in_shadow(rules) == DomainRules("d", (node("a", "", shadowed, below=nested),))
 
 
 def test_shadow_takes_precedence_over_quota_mode() -> None:

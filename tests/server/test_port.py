@@ -81,3 +81,11 @@ def test_an_ipv6_lock_has_its_address_in_brackets() -> None:
     """The address of a lock is one that another lock accepts."""
     with PortLock("[::1]:0") as lock:
         assert lock.address == f"[::1]:{lock.port}"
+
+
+def test_what_to_do_depends_on_why_a_port_cannot_be_taken() -> None:
+    """A port that is taken, and an address of no interface of this machine, each have their own remedy."""
+    with PortLock("127.0.0.1:0") as lock, pytest.raises(StartupError, match="holds the port, or set RATELIMIT_LISTEN"):
+        PortLock(lock.address)
+    with pytest.raises(StartupError, match=r"assign requested address; set RATELIMIT_X to an address of this machine$"):
+        PortLock("192.0.2.1:0", "RATELIMIT_X")

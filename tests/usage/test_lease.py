@@ -93,6 +93,31 @@ async def test_a_long_transaction_keeps_it(leases: tuple[PostgresLease, Postgres
     assert await one.renew(term)
 
 
+async def test_it_is_lost_when_postgres_goes_back(
+    leases: tuple[PostgresLease, PostgresLease], database: Database
+) -> None:
+    """A row from before what the leader wrote last is of a backup: what it knows of the tables holds no more."""
+    one, _ = leases
+    term = await one.acquire()
+    assert term is not None
+    async with database.reading() as connection:
+        backup = await connection.scalar(text("SELECT expire_time FROM leases"))
+    async with one.writing(database, term):
+        pass
+    assert await one.renew(term)
+    async with database.writing() as connection:
+        await connection.execute(text("UPDATE leases SET expire_time = :backup"), {"backup": backup})
+
+    assert not await one.renew(term)
+    with pytest.raises(LeaseLost):
+        async with one.writing(database, term):
+            pass
+    await asyncio.sleep(SECONDS * 1.2)
+    again = await one.acquire()
+    assert again is not None
+    assert (again.number, await one.renew(again)) == (2, True)
+
+
 async def test_of_many_one_wins(database: Database) -> None:
     """Processes that try at the same moment do not all get it."""
     leases = [PostgresLease(database, "test", f"process {number}") for number in range(10)]

@@ -106,6 +106,8 @@ class OverloadControl:
         self._untaken = 0
         self.bare_since: Callable[[float], int] = lambda _since: 0
         """How many of the calls that began since then have not sent their message: they are no sign of a queue here."""
+        self.waited: Callable[[float], None] = lambda _seconds: None
+        """Gets the seconds that each call has waited for its turn, of those that had to."""
         self.overloaded = False
         """Whether calls were refused in the last second."""
         self.in_flight = 0
@@ -129,6 +131,7 @@ class OverloadControl:
         """
         self.longest_wait = 0.0
         """Seconds that the oldest call had waited for its turn, at most, in the last interval."""
+        self._longest_delay = 0.0
 
     def fallback(self, fallback: Fallback, denial: bytes) -> Fallback:
         """FALLBACK of one of Envoy's methods, with DENIAL in place of OVERLOADED where that is wanted."""
@@ -219,6 +222,11 @@ class OverloadControl:
         taken, self.refused_of, self._untaken = self.refused_of, {}, 0
         return taken
 
+    def take_longest_delay(self) -> float:
+        """Seconds that the event loop was late at most, for having more to do, since the last time."""
+        taken, self._longest_delay = self._longest_delay, 0.0
+        return taken
+
     async def run(self) -> None:
         """Adapt the bound every INTERVAL, until cancelled."""
         due = self._now()
@@ -229,6 +237,7 @@ class OverloadControl:
 
     def adapt(self, late: float) -> None:
         """Adapt the bound to the interval that has ended, so many seconds LATE because the event loop was busy."""
+        self._longest_delay = max(self._longest_delay, late)
         begun = self._write_off()
         self._excused = {task for task in self._excused if task is not None and not task.done()}
         if begun:
@@ -283,6 +292,7 @@ class OverloadControl:
                 self._refuse(call, Cause.DEADLINE)
             else:
                 call.turn.set_result(self._begin())
+                self.waited(now - call.since)
 
     def _late(self, now: float) -> bool:
         """Whether the call that has waited longest is at risk: those that come after it wait too long too.
@@ -312,6 +322,7 @@ class OverloadControl:
     def _refuse(self, call: Waiting, cause: Cause) -> None:
         if not call.turn.done():
             call.turn.set_result(None)
+            self.waited(self._now() - call.since)
             self._count(cause, call.share)
 
     def _count(self, cause: Cause, share: Share) -> None:

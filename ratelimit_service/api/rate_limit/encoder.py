@@ -103,7 +103,7 @@ class DecisionEncoder:
 
     def encode_settlement(self, settlement: Settlement) -> bytes:
         """The SettleLimitResponse for a settlement, without the limit on open reservations."""
-        buckets, (allowed, results, clamped, _) = settlement
+        buckets, (allowed, results, clamped, _, _) = settlement
         response = (_ALLOWED if allowed else b"") + (_CLAMPED + varint(clamped) if clamped else b"")
         now_us = self._now_us()
         for bucket, (remaining, wait_us, reset_us) in zip(buckets, results, strict=True):

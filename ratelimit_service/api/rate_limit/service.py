@@ -9,6 +9,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     SettleLimitRequest,
 )
 from ratelimit_service.api.authentication import deferred_token, require_known
+from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
 from ratelimit_service.api.rate_limit.reader import CheckReader, Extension, NewCheck
 from ratelimit_service.api.request_cache import RequestCache
@@ -40,6 +41,8 @@ class RateLimitService:
         self._cache: RequestCache[PreparedCheck] = RequestCache(clock, cached_requests)
         self._encoder = DecisionEncoder()
         self.reader = CheckReader(self._cache)
+        self.streams = OpenStreams()
+        """The streams of checks that are open."""
 
     async def check_limit(
         self, check: NewCheck | PreparedCheck, caller: Caller, deadline: float | None = None

@@ -134,6 +134,7 @@ class Batcher:
         self._observer = observers.round_trips
         self._usage_observer = observers.usage
         self._observe_levels = observers.levels.observe
+        self._observe_reservations = observers.reservations.observe
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Call] = deque()
         self._busy = False  # a batch is in flight, or will be in the next iteration
@@ -268,8 +269,11 @@ class Batcher:
         if batch.room:
             self._observer.refused(sum(limit.wait_us == NO_ROOM for made in results for limit in made.limit_results))
         if results:  # a ping has none
-            self._observer.answered(len(results), now - batch.started_at)
+            started = batch.started_at
+            self._observer.answered(len(results), now - started, started - calls[0].submitted_at)
             self._observe_levels(charges, results, now)
+            if batch.encoded.reserves:
+                self._observe_reservations(charges, results)
         if self.watcher.watching or batch.waited >= self._tick_seconds:
             self.watcher.answered(self._route.node, 0.0 if _is_large(batch) else batch.waited)
         start = 0
@@ -413,8 +417,12 @@ class Batcher:
         if isinstance(reply, list):
             self._silent_since = None  # it is slow, not away
             self._count_late(batch.calls)
-            with suppress(ValueError, IndexError):
-                self._end_reservations(batch.charges, decode(batch.charges, reply))
+            if batch.encoded.reserves:
+                charges = batch.charges
+                with suppress(ValueError, IndexError):
+                    results = decode(charges, reply)
+                    self._observe_reservations(charges, results)
+                    self._end_reservations(charges, results)
         elif counted := _counted(batch.calls):
             self._usage_observer.unanswered(counted)
 

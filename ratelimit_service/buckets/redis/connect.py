@@ -25,6 +25,7 @@ from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, Script, cha
 from ratelimit_service.buckets.redis.sentinel import SentinelRoute
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
+from ratelimit_service.buckets.redis.store_clock import RedisClock
 from ratelimit_service.buckets.redis.usage_store import RedisUsageStore
 from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter, TaggedRoute
 from ratelimit_service.decision.policy import PARTITIONS
@@ -125,6 +126,14 @@ def open_quota_store(url: str) -> RedisQuotaStore:
     if isinstance(route, Cluster):
         return RedisQuotaStore({partition_tag(number): route.route(number) for number in range(PARTITIONS)}, route)
     return RedisQuotaStore({ONE_TAG: route}, route)
+
+
+def open_clock(url: str) -> RedisClock:
+    """The clock of the store at URL, read on connections of its own. Raises ValueError as `open_bucket_store`."""
+    route = _open_route(url)
+    if isinstance(route, Cluster):
+        return RedisClock([route.route(number) for number in range(PARTITIONS)], route)
+    return RedisClock([route], route)
 
 
 def _open(

@@ -1,4 +1,4 @@
-"""Who observes a store: its round trips, what it counts, and the levels of its buckets."""
+"""Who observes a store: its round trips, what it counts, the levels of its buckets, and what became of reservations."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -10,8 +10,8 @@ from ratelimit_service.decision.charge import Charge, ChargeResult
 class RoundTripObserver(Protocol):
     """Observes each script run that had charges in it, on the hot path: what it costs is paid for each."""
 
-    def answered(self, charges: int, seconds: float) -> None:
-        """A run with this many charges was answered after this time."""
+    def answered(self, charges: int, seconds: float, queued: float) -> None:
+        """A run with this many charges was answered after this time. Its first call had waited before for QUEUED."""
         ...
 
     def awaited(self, seconds: float) -> None:
@@ -75,10 +75,25 @@ class LevelObserver(Protocol):
         ...
 
 
+class ReservationObserver(Protocol):
+    """Gets the results of runs in which a charge makes, settles or extends a reservation, or was made afterwards."""
+
+    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], /) -> None:
+        """All charges of a run had these results, also if their callers were answered without them."""
+        ...
+
+
+class NoReservations:
+    """An observer of reservations that does nothing."""
+
+    def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult], /) -> None:
+        """Do nothing."""
+
+
 class Unobserved:
     """An observer that does nothing."""
 
-    def answered(self, charges: int, seconds: float) -> None:
+    def answered(self, charges: int, seconds: float, queued: float) -> None:
         """Do nothing."""
 
     def awaited(self, seconds: float) -> None:
@@ -129,6 +144,7 @@ class Observers(NamedTuple):
     round_trips: RoundTripObserver = Unobserved()
     usage: UsageObserver = Unobserved()
     levels: LevelObserver = Unobserved()
+    reservations: ReservationObserver = NoReservations()
 
 
 UNOBSERVED = Observers()

@@ -9,11 +9,13 @@ from ratelimit_service.buckets.redis.room import Room
 from ratelimit_service.decision.charge import (
     GONE,
     MAX_RESERVED,
+    UNCHANGED,
     Bucket,
     Charge,
     ChargeResult,
     Counted,
     Extend,
+    HoldChange,
     LimitResult,
     Reserve,
     Settle,
@@ -105,10 +107,14 @@ _SLOTS = 9  # the kind of a concurrency limit
 
 
 class Encoded(NamedTuple):
-    """The arguments of one run of the script, encoded for the wire, and their number."""
+    """The arguments of one run of the script, encoded for the wire, and their number.
+
+    `reserves`: whether one of its charges has to do with a reservation, or is made afterwards.
+    """
 
     words: int
     arguments: bytes
+    reserves: bool = False
 
 
 class _EncodedBucket(NamedTuple):
@@ -141,6 +147,7 @@ class Encoder:
         fields: dict[bytes, int] = {}
         parts: list[bytes] = []
         size = 0
+        reserves = False
         numbers = _NUMBERS
         for buckets, costs, request, counted, afterwards, reservation in charges:
             if (  # the common case, without a loop
@@ -169,6 +176,7 @@ class Encoder:
             count = len(buckets)
             encoded = [bucket.encoded or _encode_bucket(bucket) for bucket in buckets]
             wide = afterwards or bool(reservation) or any(each.overdraft for each in encoded)
+            reserves = reserves or afterwards or bool(reservation)
             if reservation:
                 size += 5 + 7 * count
                 parts.append(pack_number(count + _flag_of(reservation, count)))
@@ -204,7 +212,7 @@ class Encoder:
         batch = b"\xdd%b%b" % (size.to_bytes(4), b"".join(parts))
         if not fields:
             arguments = (_bulk(b"%d" % len(keys)), *keys, _bulk(batch), self._window)
-            return Encoded(len(arguments), b"".join(arguments))
+            return Encoded(len(arguments), b"".join(arguments), reserves)
         arguments = (
             _bulk(b"%d" % (len(keys) + 1)),
             *keys,
@@ -214,7 +222,7 @@ class Encoder:
             _bulk(pack_array(fields)),
             self._usage_bytes,
         )
-        return Encoded(len(arguments), b"".join(arguments))
+        return Encoded(len(arguments), b"".join(arguments), reserves)
 
     def evalsha(self, encoded: Encoded, room: Room = Room.PLENTY) -> bytes:
         """The command that runs the script for ROOM if the store has it loaded, and fails with NOSCRIPT if not."""
@@ -277,20 +285,22 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
     new = tuple.__new__  # half of what calling the class costs
     at = 0
     for buckets, _, _, _, _, reservation in charges:
-        outcome, clamped, held_us = reply[at], 0, 0
+        outcome, clamped, held_us, hold = reply[at], 0, 0, UNCHANGED
         charged = outcome == 1
+        end = at + 1 + 3 * len(buckets)
+        if reservation:
+            hold = new(HoldChange, reply[end : end + 2])
         if reservation and not isinstance(reservation, Reserve) and (isinstance(reservation, Extend) or not outcome):
             charged, held_us = outcome > 0, outcome or GONE
         elif outcome > 1:  # made afterwards
             clamped, nothing_left = divmod(outcome - 2, 2)
             charged = not nothing_left
-        end = at + 1 + 3 * len(buckets)
         if end == at + 4:  # the common case, without a loop
             limit_results: tuple[LimitResult, ...] = (new(LimitResult, reply[at + 1 : end]),)
         else:
             limit_results = tuple([new(LimitResult, reply[i : i + 3]) for i in range(at + 1, end, 3)])
-        results.append(new(ChargeResult, (charged, limit_results, clamped, held_us)))
-        at = end
+        results.append(new(ChargeResult, (charged, limit_results, clamped, held_us, hold)))
+        at = end + 2 if reservation else end
     if at != len(reply):
         raise ValueError(f"{len(reply)} numbers instead of {at}")
     return results

@@ -68,7 +68,7 @@ def apply(
             yes=lambda change: yes or _of_override(change) in unused,
             made=lambda change, _: typer.echo(escaped(change.line) + _advice(change)),
         )
-    typer.echo(f"{len(changes):,} changes were made, {found.same:,} documents were as on the server already")
+    typer.echo(f"changes made: {len(changes):,}; documents that were as on the server already: {found.same:,}")
 
 
 def _checkable(changes: Sequence[Change]) -> list[Change]:

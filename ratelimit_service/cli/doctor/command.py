@@ -3,10 +3,12 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
+from ratelimit_service.cli.doctor.examination import check_servers
 from ratelimit_service.cli.doctor.findings import Finding, Severity
 from ratelimit_service.cli.doctor.server import check_server
 from ratelimit_service.cli.doctor.settings import (
@@ -14,6 +16,7 @@ from ratelimit_service.cli.doctor.settings import (
     check_descriptors,
     check_open_ports,
     check_peppers,
+    check_planes,
     check_ports,
     check_tls,
     check_transport,
@@ -23,6 +26,7 @@ from ratelimit_service.cli.doctor.settings import (
 from ratelimit_service.cli.doctor.stores import check_decision_database, check_postgres, check_redis, check_schema
 from ratelimit_service.cli.environment import describe_setting_errors, with_dev_stores
 from ratelimit_service.cli.errors import Exit, report_errors
+from ratelimit_service.cli.escaped import escaped
 from ratelimit_service.cli.options import AsJson
 from ratelimit_service.cli.output import coloured
 from ratelimit_service.settings import Settings
@@ -30,18 +34,32 @@ from ratelimit_service.settings import Settings
 _COLOURS = {Severity.OK: typer.colors.GREEN, Severity.WARNING: typer.colors.YELLOW, Severity.ERROR: typer.colors.RED}
 
 
-def doctor(*, as_json: AsJson = False) -> None:
+Servers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        help="Examine a server that runs, from outside, instead of settings: the address of its operations port, with "
+        "https:// to check its certificate by RATELIMIT_SERVER_CA. Repeat it to compare servers. No token is sent.",
+    ),
+]
+
+
+def doctor(*, servers: Servers = None, as_json: AsJson = False) -> None:
     """Check settings, Postgres, its schema, Redis, peppers, ports and transport; report what is wrong and what to do.
 
     Exits with 1 if a server would not start or not work. Where `dev` was started, its stores are checked.
+
+    With --server it examines servers that run: their stores, the age of what they decide by, clocks, certificates that
+    end within 14 days, a Redis that evicts, and versions that differ. It exits with 1 if one does not work.
     """
     findings = []
     with report_errors():
-        for finding in run_checks(os.environ):
+        for finding in check_servers(servers) if servers else run_checks(os.environ):
             findings.append(finding)
             if not as_json:
                 severity = coloured(f"{finding.severity.value:8}", _COLOURS[finding.severity])
-                typer.echo(f"{severity}{finding.subject}: {finding.message}")
+                typer.echo(f"{severity}{finding.subject}: {escaped(finding.message)}")
     if as_json:
         records = [
             {"subject": each.subject, "severity": each.severity.value, "message": each.message} for each in findings
@@ -61,6 +79,7 @@ def run_checks(environment: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding.error("settings", line)
         return
     yield Finding.ok("settings", "valid")
+    yield from check_planes(settings)
     yield from check_peppers(settings)
     postgres = list(check_postgres(settings))
     yield from postgres

@@ -26,8 +26,9 @@ def running_server(settings: Settings) -> Finding | None:
     that commands present is presented.
     """
     listen, certificate = settings.listen, settings.tls_certificate
+    service = f"ratelimit.v1.{'RateLimitService' if settings.decides else 'KeyAdminService'}"
     if certificate is not None and (name := _presented_name(dialable(listen), certificate)):
-        if health := _health_by_tls(dialable(listen), certificate, name):
+        if health := _health_by_tls(dialable(listen), certificate, name, service):
             return Finding.ok("port", f"a ratelimit-service runs on {listen} and reports {health}")
         if settings.tls_client_ca is None:
             return None
@@ -37,7 +38,7 @@ def running_server(settings: Settings) -> Finding | None:
             "RATELIMIT_TLS_CLIENT_CA in RATELIMIT_SERVER_CERTIFICATE, and its key in RATELIMIT_SERVER_KEY",
         )
     with grpc.insecure_channel(dialable(listen), [_NO_PROXY]) as channel:
-        health = _health(channel)
+        health = _health(channel, service)
     if health and certificate is not None:
         return Finding.warning(
             "port", f"a ratelimit-service runs on {listen} without TLS and reports {health}; restart it to use TLS"
@@ -65,17 +66,17 @@ def _presented_name(address: str, certificate: Path) -> str:
     return str(names[0]).replace("*", "doctor") if names else ""
 
 
-def _health_by_tls(address: str, certificate: Path, name: str) -> str:
+def _health_by_tls(address: str, certificate: Path, name: str, service: str) -> str:
     """As `_health`, of a server whose certificate, which has NAME, is in the file."""
     credentials = tls_credentials(certificate.read_bytes())
     options = [("grpc.ssl_target_name_override", name), _NO_PROXY]
     with grpc.secure_channel(address, credentials, options) as channel:
-        return _health(channel)
+        return _health(channel, service)
 
 
-def _health(channel: grpc.Channel) -> str:
-    """The health status that the server reports, empty if it is not a ratelimit-service."""
-    request = HealthCheckRequest(service="ratelimit.v1.RateLimitService")
+def _health(channel: grpc.Channel, service: str) -> str:
+    """The health status that the server reports of SERVICE, empty if it is not a ratelimit-service, or has no such."""
+    request = HealthCheckRequest(service=service)
     try:
         response = HealthStub(channel).Check(request, timeout=_SECONDS)
     except grpc.RpcError:

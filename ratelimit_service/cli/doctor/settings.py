@@ -12,8 +12,8 @@ from ratelimit_service.cli.environment import variable_name
 from ratelimit_service.cli.target import TLS_VARIABLES
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.errors import StartupError
-from ratelimit_service.server.exposure import check_gateways, open_ports
-from ratelimit_service.server.operations import console_obstacle
+from ratelimit_service.server.exposure import check_gateways, check_plane, open_ports
+from ratelimit_service.server.operations_ports import console_obstacle
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings, renamed_variables
@@ -91,10 +91,21 @@ def check_tls(settings: Settings) -> Iterator[Finding]:
         yield Finding.ok("tls", f"serves {certificate}" + (", requests client certificates" if client_ca else ""))
 
 
+def check_planes(settings: Settings) -> Iterator[Finding]:
+    """What of the service this server is, and whether its ports fit that. Nothing to say of one that is all of it."""
+    try:
+        check_plane(settings)
+    except StartupError as error:
+        yield Finding.error("plane", str(error))
+    else:
+        if settings.plane != "all":
+            yield Finding.ok("plane", f"{settings.plane}, by RATELIMIT_PLANE")
+
+
 def check_transport(settings: Settings) -> Iterator[Finding]:
     """Which transport a server would use."""
     try:
-        transport = Transport.choose(settings.transport)
+        transport = Transport.choose(settings)
     except StartupError as error:
         yield Finding.error("transport", str(error))
     else:
@@ -159,7 +170,7 @@ def check_console(settings: Settings) -> Iterator[Finding]:
 def check_webhook(settings: Settings) -> Iterator[Finding]:
     """Whether alerts can be sent, as far as the settings say; `alerts test` sends one."""
     url, secret = settings.alert_webhook_url.get_secret_value(), settings.alert_webhook_secret.get_secret_value()
-    if not url:
+    if not url or not settings.manages:
         return
     try:
         open_webhook(url, secret, allow_private=settings.alert_webhook_allow_private)

@@ -1,7 +1,7 @@
 """Checks of the stores: Postgres, its schema, and Redis."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import psycopg
 from redis import Redis
@@ -9,14 +9,14 @@ from redis.exceptions import RedisError
 
 from ratelimit_service.buckets.redis.connect import open_unguarded_store
 from ratelimit_service.buckets.redis.room import SCARCE_FROM, Room, field, room_of, share_of
+from ratelimit_service.cli.database import open_transactions
 from ratelimit_service.cli.doctor.findings import Finding
-from ratelimit_service.cli.environment import open_transactions
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.tokens import TokenService
 from ratelimit_service.postgres import migrate
-from ratelimit_service.postgres.grants import DECISION_TABLES
+from ratelimit_service.postgres.grants import DECISION_TABLES, SCHEMA_TABLES
 from ratelimit_service.settings import Settings
 
 _POSTGRES_SECONDS = 3
@@ -29,15 +29,15 @@ _MEMORY = "redis memory"
 
 
 def check_postgres(settings: Settings) -> Iterator[Finding]:
-    """Whether it accepts connections, is new enough, and can be written to."""
-    url = settings.database_url.get_secret_value()
+    """Whether it accepts connections, is new enough, and can be written to if this server does."""
+    variable = settings.database_variable
+    url = settings.url(variable)
     if not url:
-        yield Finding.error(
-            "postgres", "RATELIMIT_DATABASE_URL is not set; set it to postgresql://user:password@host:5432/name"
-        )
+        wanted = variable if settings.manages else f"RATELIMIT_DECISION_DATABASE_URL or {variable}"
+        yield Finding.error("postgres", f"{wanted} is not set; set it to postgresql://user:password@host:5432/name")
         return
     if not url.startswith(_POSTGRES_SCHEMES):
-        yield Finding.error("postgres", "RATELIMIT_DATABASE_URL does not begin with postgresql://")
+        yield Finding.error("postgres", f"{variable} does not begin with postgresql://")
         return
     try:
         with psycopg.connect(url, connect_timeout=_POSTGRES_SECONDS) as connection:
@@ -47,7 +47,7 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:
         return
     if version < _MIN_POSTGRES:
         yield Finding.error("postgres", f"is version {version // 10_000}; 13 or newer is needed")
-    elif read_only:
+    elif read_only and settings.manages:
         yield Finding.warning("postgres", "is read-only, as a standby is: calls are decided, nothing can be changed")
     else:
         yield Finding.ok("postgres", f"version {version // 10_000}")
@@ -62,10 +62,12 @@ def check_decision_database(settings: Settings) -> Iterator[Finding]:
     if not url.startswith(_POSTGRES_SCHEMES):
         yield Finding.error(subject, "RATELIMIT_DECISION_DATABASE_URL does not begin with postgresql://")
         return
+    needed = DECISION_TABLES if settings.manages else (*DECISION_TABLES, *SCHEMA_TABLES)
     try:
         with psycopg.connect(url, connect_timeout=_POSTGRES_SECONDS) as connection:
-            unreadable = _tables_without(connection, "SELECT")
-            writable = sorted(set(DECISION_TABLES) - set(_tables_without(connection, "INSERT, UPDATE, DELETE")))
+            unreadable = _tables_without(connection, needed, "SELECT")
+            unwritable = _tables_without(connection, needed, "INSERT, UPDATE, DELETE")
+            writable = sorted(set(needed) - set(unwritable))
     except psycopg.Error as error:
         yield Finding.error(subject, f"RATELIMIT_DECISION_DATABASE_URL: {_first_line(error)}")
         return
@@ -79,11 +81,11 @@ def check_decision_database(settings: Settings) -> Iterator[Finding]:
         yield Finding.ok(subject, "its role reads, and can change nothing")
 
 
-def _tables_without(connection: psycopg.Connection, privileges: str) -> list[str]:
-    """Tables of decisions on which the role has none of these privileges."""
+def _tables_without(connection: psycopg.Connection, tables: Sequence[str], privileges: str) -> list[str]:
+    """Those of TABLES on which the role has none of these privileges."""
     rows = connection.execute(
         "SELECT name FROM unnest(%s::text[]) AS name WHERE NOT has_table_privilege(name, %s) ORDER BY name",
-        (list(DECISION_TABLES), privileges),
+        (list(tables), privileges),
     )
     return [name for (name,) in rows.fetchall()]
 
@@ -99,9 +101,12 @@ def _first_line(error: psycopg.Error) -> str:
 
 
 def check_schema(settings: Settings) -> Iterator[Finding]:
-    """Whether the schema is at the revision that this program needs, and holds a token. Needs a Postgres that works."""
+    """Whether the schema is at the revision that this program needs, and holds a token where the control plane is.
+
+    Needs a Postgres that works.
+    """
     try:
-        schema = migrate.read_schema(settings.database_url.get_secret_value())
+        schema = migrate.read_schema(settings.url(settings.database_variable))
         if schema.revision is None:
             yield Finding.error("schema", "missing; run `ratelimit-service migrate`")
         elif schema.obstacle:
@@ -113,7 +118,8 @@ def check_schema(settings: Settings) -> Iterator[Finding]:
                 if schema.is_newer
                 else f"is at revision {schema.revision}, as this program needs",
             )
-            yield _check_tokens(any_token=asyncio.run(_any_token(settings)))
+            if settings.manages:
+                yield _check_tokens(any_token=asyncio.run(_any_token(settings)))
     except (StoreUnavailable, Unavailable) as error:
         yield Finding.error("schema", str(error))
 

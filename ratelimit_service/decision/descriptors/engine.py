@@ -41,6 +41,7 @@ from ratelimit_service.decision.policy import Policy, Selection, Validity
 from ratelimit_service.decision.ports import BucketStore, FallbackStore, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.record import OnStoreFailure
+from ratelimit_service.decision.tally import NO_PLAN, DecisionTally
 from ratelimit_service.decision.usage import NO_SERIES, Series
 from ratelimit_service.decision.usage_tally import UsageTally
 from ratelimit_service.errors import InvalidArgument, LookupDeferred, ServiceError, Unavailable
@@ -150,8 +151,8 @@ class DescriptorEngine:
         self._buckets = buckets
         self._local = local
         self._plan_limit_sets: LruCache[tuple[Bucket, ...], LimitSet] = LruCache(_MAX_SELECTIONS)
-        self.tally = [[0] * (max(Source) + 1) for _ in range(max(Reason) + 1)]
-        """Statuses so far, by reason and then by source."""
+        self.tally = DecisionTally()
+        """Statuses so far."""
 
     async def prepare(self, request: DescribedRequest, deadline: float | None = None) -> PreparedRequest:
         """Find the limits of a request. The result is valid for `decide` in the same iteration of the event loop.
@@ -240,7 +241,7 @@ class DescriptorEngine:
             raise after
         if isinstance(at_once, ServiceError):
             at_once = RequestDecision(allowed=False, statuses=(undecided(),) * len(prepared.items))
-            self.tally[Reason.DEGRADED_DENIED][Source.DEGRADED] += len(prepared.items)
+            self.tally[NO_PLAN][Reason.DEGRADED_DENIED][Source.DEGRADED] += len(prepared.items)
         elif isinstance(at_once, BaseException):
             raise at_once
         first, second = iter(at_once.statuses), iter(after.statuses)
@@ -261,9 +262,12 @@ class DescriptorEngine:
                 self._count(prepared, statuses)
         allowed = True
         for status in statuses:
-            self.tally[status.reason][status.source] += 1
+            plan = NO_PLAN if status.policy is None else status.policy.plan
+            self.tally[plan][status.reason][status.source] += 1
             if not status.allowed:
                 allowed = False
+                if status.limit is not None:
+                    self.tally.deny(plan, status.limit.name)
         return RequestDecision(allowed, statuses)
 
     def _tree(self, domain: str) -> RuleTree:

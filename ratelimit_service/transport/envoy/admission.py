@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TypeAlias
 
 from ratelimit_service.api.authentication import Admission
@@ -14,8 +15,8 @@ from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send,
 from ratelimit_service.transport.envoy.responses import Refusal
 from ratelimit_service.transport.envoy.unfinished import Bare, Unfinished
 
-Count: TypeAlias = Callable[[str, Code], None]
-"""Counts one call, by full method name and the code that its caller received."""
+Count: TypeAlias = Callable[[str, Code, float], None]
+"""Counts one call, by full method name, the code that its caller received, and the seconds that it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ class Method:
     """Bytes of a message from which on calls take turns; by default none do."""
 
 
-Handle: TypeAlias = Callable[[Scope, Receive, Send, Generation], Awaitable[None]]
-"""Handles a call that begins, and ends it for the method's overload control."""
+Handle: TypeAlias = Callable[[Scope, Receive, Send, Generation, float], Awaitable[None]]
+"""Handles a call that begins, so many seconds after it came, and ends it for the method's overload control."""
 
 
 def admitted(method: Method, handle: Handle) -> App:
@@ -57,19 +58,21 @@ def admitted(method: Method, handle: Handle) -> App:
     refusal = Refusal(OVERLOADED, method.fallback(OVERLOADED), method.name)
 
     async def wait(turn: Turn, scope: Scope, receive: Receive, send: Send) -> None:
+        came = monotonic()
         generation = await turn
-        await (refuse(send) if generation is None else handle(scope, receive, send, generation))
+        waited = monotonic() - came
+        await (refuse(send, waited) if generation is None else handle(scope, receive, send, generation, waited))
 
-    def refuse(send: Send) -> Awaitable[None]:
-        method.count(method.name, refusal.code)
+    def refuse(send: Send, waited: float) -> Awaitable[None]:
+        method.count(method.name, refusal.code, waited)
         return refusal.send(send)
 
     def admit(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         generation = begin()
         if generation is not None:
-            return handle(scope, receive, send, generation)
+            return handle(scope, receive, send, generation, 0.0)
         turn = _queued(method, scope)
-        return refuse(send) if turn is None else wait(turn, scope, receive, send)
+        return refuse(send, 0.0) if turn is None else wait(turn, scope, receive, send)
 
     return admit
 

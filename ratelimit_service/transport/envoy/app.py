@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Final
 
 import structlog
 
@@ -18,27 +17,18 @@ from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.admission import Bounds, Count, Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send
+from ratelimit_service.transport.envoy.paths import (
+    AUTHORIZE,
+    BATCH,
+    CHECK,
+    EXTEND,
+    SETTLE,
+    SHOULD_RATE_LIMIT,
+    STREAM,
+)
 from ratelimit_service.transport.envoy.responses import send_error
 from ratelimit_service.transport.envoy.stream import stream
 from ratelimit_service.transport.envoy.unary import unary
-
-CHECK: Final = "/ratelimit.v1.RateLimitService/CheckLimit"
-BATCH: Final = "/ratelimit.v1.RateLimitService/BatchCheckLimit"
-STREAM: Final = "/ratelimit.v1.RateLimitService/StreamCheckLimit"
-SETTLE: Final = "/ratelimit.v1.RateLimitService/SettleLimit"
-EXTEND: Final = "/ratelimit.v1.RateLimitService/ExtendHold"
-
-SHOULD_RATE_LIMIT: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
-AUTHORIZE: Final = "/envoy.service.auth.v3.Authorization/Check"
-
-PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, SETTLE, EXTEND, BATCH, STREAM)
-"""In the order in which Envoy matches them: first those that carry one decision each."""
-
-ENVOY_PATHS: Final = (SHOULD_RATE_LIMIT, AUTHORIZE)
-"""Those of them that are Envoy's own."""
-
-STREAMS: Final = (STREAM,)
-"""Those of them that may stay open for any time."""
 
 
 def envoy_methods(

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
+from time import monotonic
 from typing import Final
 
 from ratelimit_service.api.authentication import UNDECIDED
 from ratelimit_service.api.messages import check_stream_headers
-from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
@@ -46,7 +46,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
     read, decide = service.reader.stream, service.decide_group
     admission = method.admission
     turns = Turns()
-    streams = OpenStreams()
+    streams = service.streams
 
     async def respond(scope: Scope, receive: Receive, responses: ResponseStream) -> None:
         check_stream_headers(sum(len(name) + len(value) for name, value in scope["headers"]))
@@ -81,7 +81,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
                         raise error
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        responses = ResponseStream(send)
+        began, responses = monotonic(), ResponseStream(send)
         try:
             method.bounds.overload.check_open(Share("", scope.get("client")))
             await respond(scope, receive, responses)
@@ -90,7 +90,7 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
             release(error)
         else:
             code = await responses.end()
-        method.count(method.name, code)
+        method.count(method.name, code, monotonic() - began)
 
     return handle
 

@@ -70,7 +70,7 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
         check_deadline(deadline)
         return await call(request, caller, deadline)
 
-    async def handle(scope: Scope, receive: Receive, send: Send, generation: Generation) -> None:
+    async def handle(scope: Scope, receive: Receive, send: Send, generation: Generation, waited: float) -> None:
         began, given_up, response = monotonic(), False, None
         try:
             response = await respond(scope, receive, send, began)
@@ -80,12 +80,13 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
             code = await _respond_to(error, send, method)
         else:
             code = await send_response(send, framed)
-        end(generation, monotonic() - began if code is Code.OK else None)
+        took = monotonic() - began
+        end(generation, took if code is Code.OK else None)
         if code is Code.CANCELLED and not given_up:  # what was given up cost next to nothing
             method.bounds.overload.count_wasted(scope.get("client"))
             if isinstance(response, Reserving):
                 response.abandon()
-        count(name, code)
+        count(name, code, took + waited)
 
     return admitted(method, handle)
 

@@ -7,7 +7,6 @@ from typing import Final, TypeVar, cast
 
 from ratelimit_service.api.authentication import UNDECIDED, Admission, Caller, share_of
 from ratelimit_service.api.messages import MAX_MESSAGE, check_stream_headers, message_too_large, missing_message
-from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.overload.heavy import HEAVY_BYTES, HeavyCalls
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
@@ -57,7 +56,7 @@ def stream(service: RateLimitService, admission: Admission) -> Handler:
     caller's token is revoked.
     """
     read, decide = service.reader.stream, service.decide_group
-    streams = OpenStreams()
+    streams = service.streams
 
     async def messages(context: Context) -> AsyncIterator[bytes]:
         while isinstance(data := await context.read(), bytes):  # else it is EOF

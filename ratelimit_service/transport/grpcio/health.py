@@ -1,18 +1,13 @@
 """The health service: which parts of this server can be relied on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
 import structlog
 from grpc_health.v1 import health_pb2
 
-from ratelimit_service.transport.grpcio.methods import (
-    ENVOY_AUTHORIZATION_SERVICE,
-    ENVOY_RATE_LIMIT_SERVICE,
-    KEY_ADMIN_SERVICE,
-    RATE_LIMIT_SERVICE,
-)
+from ratelimit_service.transport.grpcio.methods import KEY_ADMIN_SERVICE
 from ratelimit_service.transport.grpcio.open_streams import HealthService
 
 Probe = Callable[[], Awaitable[None]]
@@ -35,19 +30,22 @@ class Health:
 
     Components `postgres` and `redis` have the status that their probes find. KeyAdminService has that of Postgres.
     Decisions are made without either, so RateLimitService, Envoy's services and the server as a whole serve until the
-    server drains; then nothing does.
+    server drains; then nothing does. Of services that this server does not have nothing is known.
     """
 
-    def __init__(self, probes: Mapping[str, Probe]) -> None:
+    def __init__(self, probes: Mapping[str, Probe], services: Collection[str]) -> None:
+        """SERVICES are those that the server has, by their full names."""
         self.servicer = HealthService()
         self._probes = probes
+        self._deciding = [service for service in services if service != KEY_ADMIN_SERVICE]
+        self._manages = KEY_ADMIN_SERVICE in services
         self._serving: dict[str, bool] = {}
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Probe once, then keep probing."""
         self.servicer.set("", _SERVING)
-        for service in (RATE_LIMIT_SERVICE, ENVOY_RATE_LIMIT_SERVICE, ENVOY_AUTHORIZATION_SERVICE):
+        for service in self._deciding:
             self.servicer.set(service, _SERVING)
         await self._probe_all()
         self._watching = asyncio.create_task(self._watch())
@@ -84,7 +82,7 @@ class Health:
             self._serving[component] = serving
         status = _SERVING if serving else _NOT_SERVING
         self.servicer.set(component, status)
-        if component == POSTGRES:
+        if component == POSTGRES and self._manages:
             self.servicer.set(KEY_ADMIN_SERVICE, status)
 
 

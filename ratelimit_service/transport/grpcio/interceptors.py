@@ -101,10 +101,10 @@ def replace_errors(handler: Handler, fallback: Fallback) -> Handler:
 
 
 def count_calls(handler: Handler, counts: CallCounts) -> Handler:
-    """Count calls by method and code; a stream is one call, counted when it ends."""
+    """Count calls and their seconds by method and code; a stream is one call, counted when it ends."""
 
     async def handle(call: Call) -> bytes:
-        code = Code.CANCELLED
+        began, code = monotonic(), Code.CANCELLED
         try:
             response = await handler(call)
             code = Code.OK
@@ -115,7 +115,7 @@ def count_calls(handler: Handler, counts: CallCounts) -> Handler:
             code = Code.INTERNAL
             raise
         finally:
-            counts.count(call.method, code)
+            counts.count(call.method, code, monotonic() - began)
         return response
 
     return handle

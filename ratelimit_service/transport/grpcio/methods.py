@@ -57,6 +57,10 @@ RATE_LIMIT_SERVICE: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitSer
 ENVOY_RATE_LIMIT_SERVICE: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 ENVOY_AUTHORIZATION_SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
 KEY_ADMIN_SERVICE: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
+ADMIN_METHODS: Final = tuple(
+    f"/{KEY_ADMIN_SERVICE}/{method.name}" for method in admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].methods
+)
+"""The methods of KeyAdminService, as they are called."""
 HEALTH_SERVICE: Final = health.SERVICE_NAME
 REFLECTION_SERVICE: Final = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 
@@ -240,9 +244,13 @@ def reflection_methods(services: Iterable[str], present: Present) -> dict[str, "
     return _bound(names[0], info) | _bound(names[1], info)
 
 
-def methods_elsewhere(methods: Iterable[str]) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
-    """METHODS that are served at another address, and here only say so, to callers with a token or without."""
-    return {method: _streamed(method, convert_errors(_served_elsewhere)) for method in methods}
+def methods_elsewhere(methods: Iterable[str], where: str) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    """METHODS that are served at another address, and here only say WHERE, to callers with a token or without."""
+
+    async def refuse(call: Call) -> bytes:
+        raise served_elsewhere(call.method, where)
+
+    return {method: _streamed(method, convert_errors(refuse)) for method in methods}
 
 
 def _bound(service: str, methods: Mapping[str, _Bound]) -> dict[str, Any]:
@@ -274,7 +282,3 @@ def _streamed(method: str, handler: Handler) -> "grpc.RpcMethodHandler[bytes, by
 
 async def _not_served(call: Call) -> bytes:
     raise not_served(call.method)
-
-
-async def _served_elsewhere(call: Call) -> bytes:
-    raise served_elsewhere(call.method)

@@ -13,6 +13,7 @@ from ratelimit_service.api.authentication import Authenticator, decision_admissi
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
+from ratelimit_service.api.messages import ON_ADMIN_PORT, ON_CONTROL_PLANE, ON_DECISION_PLANE
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
@@ -22,6 +23,7 @@ from ratelimit_service.transport.file_descriptors import max_connections
 from ratelimit_service.transport.grpcio.context import direct, proxied
 from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (
+    ADMIN_METHODS,
     ENVOY_AUTHORIZATION_SERVICE,
     ENVOY_RATE_LIMIT_SERVICE,
     HEALTH_SERVICE,
@@ -65,14 +67,17 @@ _COUNTED_LONGER: Final = 2
 """Calls that are announced for one that is meant. The library counts each until Python has let go of it, which is after
 its caller may send another one, and refuses what is beyond: a gateway takes that for an error."""
 
+_KEEPALIVE_TIMEOUT_MS: Final = 20_000
+"""How long a peer may take to answer a PING. Without an answer the connection is closed."""
+
 _MAX_GRACE: Final = 1.0
 """Seconds for which a draining server waits for its clients to disconnect."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class Planes(Protocol):
-    """What the server serves."""
+class Decisions(Protocol):
+    """What the server decides by, whether or not it serves decisions."""
 
     @property
     def rate_limit(self) -> RateLimitService:
@@ -87,11 +92,6 @@ class Planes(Protocol):
     @property
     def envoy_authorization(self) -> EnvoyAuthorizationService:
         """The method of Envoy's external authorization."""
-        ...
-
-    @property
-    def key_admin(self) -> KeyAdminService:
-        """The methods of KeyAdminService."""
         ...
 
     @property
@@ -138,10 +138,17 @@ def _ports(
     admin: "dict[str, grpc.RpcMethodHandler[bytes, bytes]]",
 ) -> list[_Port]:
     listen, setting = settings.listen, "RATELIMIT_LISTEN"
+    if not admin:
+        elsewhere = methods_elsewhere(ADMIN_METHODS, ON_CONTROL_PLANE)
+        return [_Port(listen, setting, decisions | elsewhere, _DECISION_SERVICES)]
+    if not settings.decides:
+        elsewhere = methods_elsewhere(decisions, ON_DECISION_PLANE)
+        return [_Port(listen, setting, admin | elsewhere, (KEY_ADMIN_SERVICE,))]
     if not settings.admin_listen:
         return [_Port(listen, setting, decisions | admin, (KEY_ADMIN_SERVICE, *_DECISION_SERVICES))]
+    elsewhere = methods_elsewhere(ADMIN_METHODS, ON_ADMIN_PORT)
     return [
-        _Port(listen, setting, decisions | methods_elsewhere(admin), _DECISION_SERVICES),
+        _Port(listen, setting, decisions | elsewhere, _DECISION_SERVICES),
         _Port(settings.admin_listen, "RATELIMIT_ADMIN_LISTEN", admin, (KEY_ADMIN_SERVICE,)),
     ]
 
@@ -149,16 +156,21 @@ def _ports(
 class GrpcServer:
     """Serves RateLimitService, Envoy's services, KeyAdminService, health and reflection on `settings.listen`.
 
-    With `settings.admin_listen` KeyAdminService is served there instead, with health and reflection of its own.
+    With `settings.admin_listen` KeyAdminService is served there instead, with health and reflection of its own. A
+    server of one plane serves the services of that plane.
 
     Several processes may open the same port (SO_REUSEPORT); the kernel spreads connections over them.
     """
 
-    def __init__(self, settings: Settings, planes: Planes, *, behind_envoy: bool = False) -> None:
-        """BEHIND_ENVOY: whether all calls come through our Envoy, which then says who the peers are."""
+    def __init__(
+        self, settings: Settings, planes: Decisions, key_admin: KeyAdminService | None, *, behind_envoy: bool = False
+    ) -> None:
+        """KEY_ADMIN is None where the control plane is elsewhere.
+
+        BEHIND_ENVOY: whether all calls come through our Envoy, which then says who the peers are.
+        """
         self._settings = settings
         self._present = present = proxied(settings.gateways) if behind_envoy else direct(settings.gateways)
-        self._health = Health(planes.probes)
         unfinished = Unfinished()
         planes.overload.bare_since = unfinished.since
         calls = planes.counts.calls
@@ -169,8 +181,11 @@ class GrpcServer:
         decisions = decision_methods(
             planes.rate_limit, admission, intercept, unfinished, planes.overload
         ) | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished, planes.overload)
-        admin = admin_methods(planes.key_admin, planes.authenticator, calls, present, unfinished)
+        admin: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
+        if key_admin is not None:
+            admin = admin_methods(key_admin, planes.authenticator, calls, present, unfinished)
         self._ports = _ports(settings, decisions, admin)
+        self._health = Health(planes.probes, {service for port in self._ports for service in port.services})
         self._notify: Notify = send_goaway
 
     @property
@@ -266,7 +281,8 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", round(max(settings.drain_timeout, 1) * 1000)),
         ("grpc.keepalive_time_ms", 60_000),  # detects peers that vanished
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),  # which the library goes by, and not by the line above
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # lets clients do the same, six times as often
         ("grpc.http2.max_ping_strikes", 2),  # the third PING too many closes the connection

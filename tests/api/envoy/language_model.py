@@ -1,9 +1,14 @@
-"""A stand-in for a language model: answers as the OpenAI API has them, in one piece or streamed, with a usage."""
+"""A stand-in for a language model: answers as the OpenAI API has them, in one piece or streamed, with a usage.
+
+`python3 tests/api/envoy/language_model.py` listens on 127.0.0.1:8080 until it is interrupted, for trying the examples.
+"""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
@@ -11,14 +16,14 @@ PAUSE_SECONDS = 0.002
 
 
 class LanguageModel:
-    """Listens on a port of its own. A request chooses its answer by the field `answer`.
+    """Listens on PORT, by default one of its own. A request chooses its answer by the field `answer`.
 
     `prompt` and `completion` are the tokens of its usage, of which none is reported if they are missing; `status` is
     200 if it is. `chunks` is how many events a streamed answer has, and `cut` whether it ends before the usage. It
     waits for `delay` seconds before it answers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self._lock = threading.Lock()
         self.reported = 0
         """The weighted tokens of all answers so far that were sent whole: prompt + 4 * completion."""
@@ -30,7 +35,7 @@ class LanguageModel:
         class Handler(_Handler):
             upstream = model
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", port), Handler)
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -120,3 +125,9 @@ def _events(request: dict[str, Any], chunks: int, usage: dict[str, int] | None) 
     if usage is not None:
         yield json.dumps({"model": request.get("model"), "choices": [], "usage": usage})
     yield "[DONE]"
+
+
+if __name__ == "__main__":
+    LanguageModel(int(sys.argv[1]) if len(sys.argv) > 1 else 8_080)
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()

@@ -106,6 +106,27 @@ def test_a_burst_on_plan_free(name: str, server: Server, example: StartExample) 
     assert 20 <= found.count(200) <= 20 + refilled
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_requests_of_the_readme(name: str, server: Server, example: StartExample) -> None:
+    """Its lines with curl, as written but for the port: of a burst on plan `free` 20 pass, and 10 more a second."""
+    envoy = example(name)
+    text = (EXAMPLES / name / "README.md").read_text()
+    lines = re.findall(r"^curl .*$", text, re.MULTILINE)
+    environment = os.environ | {"KEY": server.key("free")[1]}
+    outputs, seconds = [], []
+    for line in lines:
+        command = ["sh", "-eu", "-c", line.replace("127.0.0.1:10000", f"127.0.0.1:{envoy.port}")]
+        began = time.monotonic()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        seconds.append(time.monotonic() - began)
+        outputs.append(done.stdout)
+    counts = {status: int(count) for count, status in re.findall(r"^ *(\d+) (\d+)$", outputs[0], re.MULTILINE)}
+    assert counts.keys() <= {"200", "429"}
+    assert 20 <= counts["200"] <= 20 + int(seconds[0] * 10)
+    assert sum(counts.values()) == 25
+
+
 def test_rls_without_a_key(example: StartExample) -> None:
     """A request without a key is limited by its address, and not let pass for want of a descriptor."""
     envoy = example("rls")
@@ -168,7 +189,12 @@ def test_the_readme(name: str) -> None:
     """Each README starts its own file, and every link in it and every file that it names is there."""
     readme = EXAMPLES / name / "README.md"
     text = readme.read_text()
-    assert f".venv/bin/envoy -c deploy/envoy/{name}/envoy.yaml\n" in text
+    own = f"deploy/envoy/{name}/envoy.yaml"
+    if name.startswith("llm"):  # the token has to be put in
+        copy = f".ratelimit/{name}.yaml"
+        assert f" {own} > {copy}\n" in text
+        own = copy
+    assert f".venv/bin/envoy -c {own}\n" in text
     assert (Path(sysconfig.get_path("scripts")) / "envoy").exists()
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (readme.parent / target).exists(), target

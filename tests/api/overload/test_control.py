@@ -65,6 +65,26 @@ async def test_a_call_beyond_the_bound_begins_when_another_ends(control: Overloa
     assert control.in_flight == MIN_BOUND
 
 
+async def test_waits_and_delays_are_reported(control: OverloadControl, clock: Clock) -> None:
+    """How long each call has waited, whether it begins or is refused then; and how late the event loop was at most."""
+    waits: list[float] = []
+    control.waited = waits.append
+    begun = fill(control)
+    queued(control)
+    queued(control)
+    assert waits == []
+    clock.seconds += 0.02
+    control.end(begun[0], 0.001)
+    assert waits == pytest.approx([0.02])
+    clock.seconds += MAX_WAIT
+    control._sweep()
+    assert waits == pytest.approx([0.02, 0.02 + MAX_WAIT])
+    for late in (0.001, 0.03, 0.002):
+        control.adapt(late)
+    assert control.take_longest_delay() == 0.03
+    assert control.take_longest_delay() == 0
+
+
 async def test_what_cannot_be_answered_in_time_is_refused_at_once(control: OverloadControl, clock: Clock) -> None:
     """A call with no more time left than calls take does not wait."""
     fill(control)

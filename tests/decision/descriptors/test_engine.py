@@ -551,9 +551,9 @@ async def test_statuses_are_counted() -> None:
     world = World(node("a", "", quota(1)))
     for _ in range(3):
         await world.decide(describe(A), describe(("x", "1")))
-    assert world.engine.tally[Reason.OVER_LIMIT][Source.STORE] == 2
-    assert world.engine.tally[Reason.WITHIN_LIMIT][Source.STORE] == 1
-    assert world.engine.tally[Reason.WITHIN_LIMIT][Source.POLICY] == 3
+    assert world.engine.tally.totals()[Reason.OVER_LIMIT][Source.STORE] == 2
+    assert world.engine.tally.totals()[Reason.WITHIN_LIMIT][Source.STORE] == 1
+    assert world.engine.tally.totals()[Reason.WITHIN_LIMIT][Source.POLICY] == 3
 
 
 async def test_keys_that_cannot_be_read_in_time_are_denied() -> None:

@@ -14,8 +14,9 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     StreamCheckLimitRequest,
 )
-from ratelimit_service.transport.envoy.app import BATCH, CHECK, SHOULD_RATE_LIMIT, STREAM, EmbeddedApp
+from ratelimit_service.transport.envoy.app import EmbeddedApp
 from ratelimit_service.transport.envoy.framing import Event, frame
+from ratelimit_service.transport.envoy.paths import BATCH, CHECK, SHOULD_RATE_LIMIT, STREAM
 
 GOOD = frame(StreamCheckLimitRequest(check=CheckLimitRequest(api_key="x")).SerializeToString())
 TOO_LARGE = b"\0\0\1\0\1" + b"x" * 1_000

@@ -17,9 +17,10 @@ from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.management.keys import KeyDraft
 from ratelimit_service.management.plans import PlanDraft
 from ratelimit_service.transport.envoy.admission import Bounds
-from ratelimit_service.transport.envoy.app import CHECK, EmbeddedApp, decision_methods
+from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import Event, Scope, frame
+from ratelimit_service.transport.envoy.paths import CHECK
 from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 MAX_FILES = 21

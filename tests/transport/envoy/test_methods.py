@@ -8,6 +8,7 @@ import pytest
 
 from api.tokens import Source
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Authenticator, Caller
+from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.errors import Code
 from ratelimit_service.management.known_tokens import KnownTokens
@@ -35,8 +36,12 @@ class Exchange:
         self.called: list[bytes] = []
         self.before_event: Callable[[int], float] = lambda _number: 0
         admission = Admission(Authenticator(KnownTokens(Source())), token_required=False)
-        self.method = Method("/a/B", admission, lambda _name, code: self.counted.append(code), bounds or Bounds())
+        self.method = Method("/a/B", admission, self._count, bounds or Bounds())
         self.wait_before_last: asyncio.Event | None = None
+
+    def _count(self, _name: str, code: Code, seconds: float) -> None:
+        assert 0 <= seconds < 60
+        self.counted.append(code)
 
     async def run(self, app: App) -> Code:
         """Run it to its end, and return the code that was counted."""
@@ -56,7 +61,7 @@ class Exchange:
             return [(await self._call(request, caller, deadline)).SerializeToString() for request in requests]
 
         reader = SimpleNamespace(stream=lambda messages: (messages, None))
-        service = SimpleNamespace(reader=reader, decide_group=call)
+        service = SimpleNamespace(reader=reader, decide_group=call, streams=OpenStreams())
         return await self.run(stream(self.method, service, Drain()))  # type: ignore[arg-type]
 
     async def _call(self, request: bytes, caller: Caller, _deadline: float | None) -> Encoded:

@@ -133,7 +133,7 @@ class RunningServer:
 async def open_server(settings: Settings, roles: Sequence[Role] = tuple(Role)) -> AsyncIterator[RunningServer]:
     """Start a server with these settings, with a token of each role, and stop it at the end."""
     async with open_planes(settings, needs_token=False) as planes:
-        server = GrpcServer(settings, planes)
+        server = GrpcServer(settings, planes, planes.key_admin)
         await server.start()
         planes.join()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:

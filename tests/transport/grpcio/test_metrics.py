@@ -35,35 +35,41 @@ WORKER = """
 import sys, time
 from ratelimit_service.decision.feed_age import FeedAge
 from ratelimit_service.decision.ports import Gap
+from ratelimit_service.decision.tally import DecisionTally
 from ratelimit_service.degraded import DegradedModes
 from ratelimit_service.errors import Code
 from ratelimit_service.metrics import Counts, Watched, WorkerMetrics
-class Engine: tally = [[0] * 5 for _ in range(10)]
+class Engine: tally = DecisionTally()
 class Invalidator: age, gaps = FeedAge(), dict.fromkeys(Gap, 0)
 class Cache:
     misses, unreadable, deferred, refresh_age = 3, 1, 4, 7
     def __len__(self): return 40
 counts = Counts()
-class Descriptors: tally = [[0] * 5 for _ in range(10)]
+class Descriptors: tally = DecisionTally()
 class Usage: bytes, lost, unconfirmed = 70, 8, 9
 class Tokens: deferred = 2
-class Overload: bound, longest_wait, refusals = 50, 0.02, {"deadline": 6}
+class Overload:
+    bound, longest_wait, refusals, in_flight = 50, 0.02, {"deadline": 6}, 3
+    def take_longest_delay(self): return 0.03
 sources = Engine(), Descriptors(), Cache(), Cache(), Invalidator(), Usage(), Overload(), Tokens()
 watched = Watched(*sources, DegradedModes())
 metrics = WorkerMetrics(watched, counts, lambda: True)
 metrics.flush()
-Engine.tally[1][1] += 5
-Engine.tally[2][1] += 2
-Descriptors.tally[1][2] += 4
-counts.calls.count("/a/B", Code.OK)
-counts.calls.count("/a/B", Code.OK)
-counts.calls.count("/a/B", Code.NOT_FOUND)
-counts.round_trips.answered(3, 0.0004)
+Engine.tally["free"][1][1] += 5
+Engine.tally["free"][2][1] += 2
+Engine.tally.deny("free", "burst")
+Descriptors.tally[""][1][2] += 4
+Descriptors.tally["free"][7][2] += 1
+counts.calls.count("/a/B", Code.OK, 0.004)
+counts.calls.count("/a/B", Code.OK, 0.04)
+counts.calls.count("/a/B", Code.NOT_FOUND, 0.5)
+counts.turns.add(0.03)
+counts.round_trips.answered(3, 0.0004, 0.0002)
 metrics.flush()
-counts.round_trips.answered(300, 2.0)
+counts.round_trips.answered(300, 2.0, 0.0)
 counts.round_trips.failed()
 metrics.flush()
-Engine.tally[1][1] += 1
+Engine.tally["pro"][1][1] += 1
 metrics.flush()
 print("flushed", flush=True)
 sys.stdin.read()
@@ -117,6 +123,21 @@ async def test_workers_add_up(directory: Path) -> None:
     assert found["ratelimit_decisions_total", "WITHIN_LIMIT", "STORE"] == 12
     assert found["ratelimit_decisions_total", "OVER_LIMIT", "STORE"] == 4
     assert found["ratelimit_descriptor_decisions_total", "WITHIN_LIMIT", "POLICY"] == 8
+    assert found["ratelimit_plan_decisions_total", "allowed", "free"] == 10
+    assert found["ratelimit_plan_decisions_total", "denied", "free"] == 4
+    assert found["ratelimit_plan_decisions_total", "refused", "free"] == 2
+    assert found["ratelimit_plan_decisions_total", "allowed", "pro"] == 2
+    assert found["ratelimit_limit_denials_total", "burst", "free"] == 2
+    assert found["ratelimit_call_duration_seconds_bucket", "OK", "0.005", "/a/B"] == 2
+    assert found["ratelimit_call_duration_seconds_bucket", "OK", "0.05", "/a/B"] == 4
+    assert found["ratelimit_call_duration_seconds_count", "NOT_FOUND", "/a/B"] == 2
+    assert found["ratelimit_call_duration_seconds_sum", "OK", "/a/B"] == pytest.approx(0.088)
+    assert found["ratelimit_queue_seconds_bucket", "0.025"] == 0
+    assert found["ratelimit_queue_seconds_count",] == 2
+    assert found["ratelimit_store_queue_seconds_sum",] == pytest.approx(0.0004)
+    assert found["ratelimit_process_calls_in_flight", "main"] == 3
+    assert found["ratelimit_process_loop_delay_seconds", "main"] == 0.03
+    assert found["ratelimit_process_resident_bytes", "main"] > 10**7
     assert found[("ratelimit_unreadable_rules_total",)] == 2
     assert found["ratelimit_calls_total", "OK", "/a/B"] == 4
     assert found["ratelimit_calls_total", "NOT_FOUND", "/a/B"] == 2

@@ -91,7 +91,7 @@ async def test_a_port_that_is_taken_is_reported(make_settings: MakeSettings) -> 
     listen = f"127.0.0.1:{holder.sockets[0].getsockname()[1]}"
     async with holder, open_planes(settings, needs_token=False) as planes:
         with pytest.raises(StartupError, match=rf"{listen}.*RATELIMIT_LISTEN"):
-            await GrpcServer(settings.model_copy(update={"listen": listen}), planes).start()
+            await GrpcServer(settings.model_copy(update={"listen": listen}), planes, planes.key_admin).start()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ async def test_half_of_tls_is_reported(make_settings: MakeSettings, tmp_path: Pa
     halved = settings.model_copy(update=dict.fromkeys(given, tmp_path / "x.pem"))
     async with open_planes(settings, needs_token=False) as planes:
         with pytest.raises(StartupError, match="RATELIMIT_TLS_CERTIFICATE and RATELIMIT_TLS_KEY"):
-            await GrpcServer(halved, planes).start()
+            await GrpcServer(halved, planes, planes.key_admin).start()
 
 
 async def test_missing_certificates_are_reported(make_settings: MakeSettings, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ async def test_missing_certificates_are_reported(make_settings: MakeSettings, tm
     missing = settings.model_copy(update={"tls_certificate": tmp_path / "c.pem", "tls_key": tmp_path / "k.pem"})
     async with open_planes(settings, needs_token=False) as planes:
         with pytest.raises(StartupError, match=r"c\.pem"):
-            await GrpcServer(missing, planes).start()
+            await GrpcServer(missing, planes, planes.key_admin).start()
 
 
 async def test_servers_count_each_other(make_settings: MakeSettings) -> None:

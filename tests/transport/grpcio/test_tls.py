@@ -84,7 +84,7 @@ async def serving(settings: Settings, **tls: Path) -> AsyncIterator[GrpcServer]:
     """A server with this TLS."""
     settings = settings.model_copy(update=tls)
     async with open_planes(settings, needs_token=False) as planes:
-        server = GrpcServer(settings, planes)
+        server = GrpcServer(settings, planes, planes.key_admin)
         await server.start()
         yield server
         await server.drain(0)

@@ -14,7 +14,7 @@ async def main() -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     async with open_planes(settings, needs_token=False) as planes:
-        server = GrpcServer(settings, planes)
+        server = GrpcServer(settings, planes, planes.key_admin)
         await server.start()
         print(server.port, flush=True)  # noqa: T201 the test reads it
         await ended.wait()

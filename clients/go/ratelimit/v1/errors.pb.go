@@ -25,6 +25,7 @@ const (
 
 // The `reason` of the `google.rpc.ErrorInfo` in every error, with domain `ratelimit.v1`. Each line names the gRPC
 // status and the keys of the metadata. Values never hold a secret.
+// What each means, and what to do about it: docs/errors/REASON.md.
 type ErrorReason int32
 
 const (

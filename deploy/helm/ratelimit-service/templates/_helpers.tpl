@@ -75,28 +75,55 @@ securityContext:
   valueFrom: { secretKeyRef: { name: {{ .secret }}, key: {{ .key }} } }
 {{- end }}
 
-{{- /* The settings of a server, which the toolbox has too. */}}
+{{- /* The planes of the servers: each has a Deployment. */}}
+{{- define "ratelimit-service.planes" -}}
+{{- if .Values.control.separate }}
+{{- if not .Values.secret.keys.decisionDatabaseUrl }}
+{{- fail "control.separate is set, and secret.keys.decisionDatabaseUrl is not: name the key with the URL of a role that only reads; `migrate --print-grants` prints what it needs" }}
+{{- end -}}
+decision control
+{{- else -}}
+all
+{{- end }}
+{{- end }}
+
+{{- /* The component of the pods of a plane, and of those with the admin methods. */}}
+{{- define "ratelimit-service.component" -}}
+{{ ternary "control" "server" (eq . "control") }}
+{{- end }}
+{{- define "ratelimit-service.adminComponent" -}}
+{{ ternary "control" "server" .Values.control.separate }}
+{{- end }}
+
+{{- /* The settings of a server with .plane; .root is the chart's. One that only decides has no secret of the control plane. */}}
 {{- define "ratelimit-service.env" -}}
+{{- $plane := .plane }}
+{{- with .root }}
 {{- $secret := include "ratelimit-service.secret" . }}
 {{- with .Values.secret.keys }}
+{{- if ne $plane "decision" }}
 {{ include "ratelimit-service.fromSecret" (dict "variable" "RATELIMIT_DATABASE_URL" "secret" $secret "key" .databaseUrl) }}
+{{- end }}
 {{ include "ratelimit-service.fromSecret" (dict "variable" "RATELIMIT_REDIS_URL" "secret" $secret "key" .redisUrl) }}
 {{ include "ratelimit-service.fromSecret" (dict "variable" "RATELIMIT_PEPPERS" "secret" $secret "key" .peppers) }}
 {{- if .decisionDatabaseUrl }}
 {{ include "ratelimit-service.fromSecret" (dict "variable" "RATELIMIT_DECISION_DATABASE_URL" "secret" $secret "key" .decisionDatabaseUrl) }}
 {{- end }}
-{{- if .alertWebhookUrl }}
+{{- if and .alertWebhookUrl (ne $plane "decision") }}
 {{ include "ratelimit-service.fromSecret" (dict "variable" "RATELIMIT_ALERT_WEBHOOK_URL" "secret" $secret "key" .alertWebhookUrl) }}
 {{- end }}
-{{- if .alertWebhookSecret }}
+{{- if and .alertWebhookSecret (ne $plane "decision") }}
 {{ include "ratelimit-service.fromSecret" (dict "variable" "RATELIMIT_ALERT_WEBHOOK_SECRET" "secret" $secret "key" .alertWebhookSecret) }}
 {{- end }}
 {{- end }}
-- { name: RATELIMIT_LISTEN, value: "0.0.0.0:50051" }
+- { name: RATELIMIT_PLANE, value: {{ $plane }} }
+- { name: RATELIMIT_LISTEN, value: "0.0.0.0:{{ ternary 50052 50051 (eq $plane "control") }}" }
+{{- if eq $plane "all" }}
 - { name: RATELIMIT_ADMIN_LISTEN, value: "0.0.0.0:50052" }
+{{- end }}
 - { name: RATELIMIT_OPERATIONS_LISTEN, value: "0.0.0.0:9464" }
-- { name: RATELIMIT_TRANSPORT, value: {{ .Values.transport | quote }} }
-- { name: RATELIMIT_WORKERS, value: {{ .Values.workers | quote }} }
+- { name: RATELIMIT_TRANSPORT, value: {{ ternary "auto" .Values.transport (eq $plane "control") | quote }} }
+- { name: RATELIMIT_WORKERS, value: {{ ternary 1 (int .Values.workers) (eq $plane "control") | quote }} }
 - { name: RATELIMIT_DRAIN_TIMEOUT, value: {{ .Values.drainTimeout | quote }} }
 - { name: RATELIMIT_LOG_FORMAT, value: {{ .Values.logFormat | quote }} }
 {{- if .Values.tls.existingSecret }}
@@ -114,7 +141,10 @@ securityContext:
 {{- fail "tokens and keys would be sent in plain text: set tls.existingSecret, or allowPlaintext=true if the network encrypts by itself, as a service mesh does" }}
 {{- end }}
 {{- range $name, $value := .Values.settings }}
+{{- if not (and (eq $plane "decision") (contains "_CONSOLE_" $name)) }}
 - { name: {{ $name }}, value: {{ $value | quote }} }
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -89,6 +89,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` in every error, with domain `ratelimit.v1`. Each line names the gRPC
     status and the keys of the metadata. Values never hold a secret.
+    What each means, and what to do about it: docs/errors/REASON.md.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0

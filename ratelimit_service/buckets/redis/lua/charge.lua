@@ -23,11 +23,15 @@
 --          has nothing left, plus twice the most tokens that one of its limits did not record; of a hold that is extended the
 --          microseconds that it lasts; 0 where there is no such reservation. Then per bucket: the micro-tokens that
 --          remain; the microseconds to wait (-1: no wait helps; -2: no room for it; -3: it is not known when a slot comes
---          back); the microseconds until it is untouched.
+--          back); the microseconds until it is untouched. Of a reservation lastly when its hold ended before, and when it ends
+--          now, in microseconds since 1970 UTC (0: it was not open, or is not); both 0 if nothing has changed.
 --
 -- A reservation that is open is kept as 'o', the time when it was made, that when its hold ends, and the second with which its
 -- slots come back, as doubles; then a byte for each of its buckets from which nothing was taken, its position from 0: shadow
--- limits without room. One that was settled is kept as 's' and its packed result, for as long as the results of requests are.
+-- limits without room. One with a request is kept as 'n' and these doubles, the number of its buckets in two bytes, eight bytes
+-- for each by which it is known again, and then those positions: a repeat of the request may have an id of other buckets, if its
+-- policy has changed. One that was settled is kept as 's' and its packed result, for as long as the results of requests are; if it
+-- had a request, with those eight bytes for each bucket of the settlement.
 --
 -- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state and levels of buckets, slots, and usage. All
 -- numbers are integers below 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided
@@ -57,9 +61,9 @@ local afterwards, stride = false, 6 -- whether the charge is made afterwards; th
 local slots -- the functions of slots.lua; nil until a charge has some
 local records, lasts = {}, {} -- reservations that have changed, by key, and the milliseconds for which they are kept
 local reserves, settles, extends = false, false, false -- what the charge does to a reservation
--- When that was made; when its hold ends; the second with which its slots come back, and did before; where it took nothing, as
--- it is kept.
-local made_at, ends, second, second_before, untaken
+-- When that was made; when its hold ends; the second with which its slots come back, and did before. A byte for each bucket of the
+-- charge from which it took nothing, and for each that it was not made with: its position from 0.
+local made_at, ends, second, second_before, untaken, foreign
 local clamped -- by the number of a bucket the tokens that it did not record; nil while there are none
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
 local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
@@ -118,6 +122,38 @@ local function return_to(k, kind, amount, reserved, when, most, num, den, openin
   if used[k] == 0 then part[k] = 0 end
 end
 
+-- Eight bytes for each of COUNT buckets from batch[p] on, by which it is known again: what its key says of its kind, and the end
+-- of its name, which is a digest.
+local function marks_of(p, count)
+  local marks = {}
+  for i = 1, count do
+    local key = KEYS[batch[p]]
+    marks[i] = string.match(key, '}:(%a)') .. string.sub(key, -7)
+    p = p + stride
+  end
+  return table.concat(marks)
+end
+
+-- The positions of COUNT buckets from batch[p] on among those of a reservation, which has these MARKS: a byte for each that is one
+-- of those with the positions NOTHING, and for each that is none.
+local function positions_in(marks, nothing, p, count)
+  local own = marks_of(p, count)
+  if own == marks then return nothing, '' end -- nearly always
+  local here, none = '', ''
+  for i = 0, count - 1 do
+    local mark, at = string.sub(own, 8 * i + 1, 8 * i + 8), nil
+    for j = 0, #marks / 8 - 1 do
+      if not at and string.sub(marks, 8 * j + 1, 8 * j + 8) == mark then at = j end
+    end
+    if not at then
+      none = none .. string.char(i)
+    elseif string.find(nothing, string.char(at), 1, true) then
+      here = here .. string.char(i)
+    end
+  end
+  return here, none
+end
+
 -- Evaluates the bucket K at position I of a charge, which is a concurrency limit, and writes its result to out[o] on. Takes,
 -- returns or extends a slot unless `undo` is false. Returns the wait, 0 if it fits.
 local function evaluate_slots(k, i, tokens, reserved, capacity, o, undo)
@@ -162,7 +198,9 @@ local function evaluate(p, o, count, undo)
     local reserved = 0
     if stride == 8 then
       reserved = batch[p + 7]
-      if reserved > 0 and string.find(untaken, string.char(i - 1), 1, true) then
+      if foreign ~= '' and string.find(foreign, string.char(i - 1), 1, true) then
+        tokens, reserved = 0, 0
+      elseif reserved > 0 and string.find(untaken, string.char(i - 1), 1, true) then
         if settles then tokens = tokens + reserved end
         reserved = 0
       end
@@ -377,6 +415,9 @@ local p, o, size = 1, 1, #batch
 while p <= size do
   local count, request, series = batch[p], batch[p + 1], batch[p + 2]
   local record, hold, gone, repeated
+  local state, rest = 'o', '' -- of the reservation as it is kept: what is before the doubles, and what follows them
+  local held, holds = 0, 0 -- when its hold ended before the charge, and ends after it
+  local marks -- of the buckets that the result is of that is kept; nil if that is not known
   afterwards, stride, clamped = false, 6, nil
   reserves, settles, extends = false, false, false
   p = p + 3
@@ -393,7 +434,7 @@ while p <= size do
   end
   local last = o + 3 * count
   local packed = request > 0 and (results[request] or stored[request]) or false
-  untaken = ''
+  untaken, foreign = '', ''
   if record then
     slots = slots or make_slots(now, stored)
     local kept = records[record] or stored[record]
@@ -404,19 +445,27 @@ while p <= size do
     gone = not kept
     if kept then
       made_at, ends, second_before = struct.unpack('<ddd', kept, 2)
-      untaken = string.sub(kept, 26)
-      gone = ends <= now
+      state, rest, untaken = string.sub(kept, 1, 1), string.sub(kept, 26), string.sub(kept, 26)
+      gone, held = ends <= now, ends
+      if state == 'n' and not gone then
+        local size = 8 * struct.unpack('<I2', rest)
+        marks = string.sub(rest, 3, size + 2)
+        if not reserves then untaken, foreign = positions_in(marks, string.sub(rest, size + 3), p, count) end
+      end
     end
     if reserves then
       repeated = repeated or not gone
-      made_at, ends, untaken, gone = now, math.min(now + hold, MAX), '', false
+      made_at, ends, untaken, gone, held = now, math.min(now + hold, MAX), '', false, 0
       second = slots.second_of(ends, hold)
     elseif extends and not gone then
       ends = math.max(ends, math.min(now + hold, made_at + MAX_HOLD))
       second = math.max(second_before, slots.second_of(ends, ends - now))
     end
   end
-  local previous = packed and cmsgpack.unpack(packed)
+  local previous, others
+  if packed then previous, others = cmsgpack.unpack(packed) end
+  if type(others) == 'string' then marks = others end
+  local changed = false -- whether the charge makes, settles or extends a reservation
   if (gone or repeated and reserves) and not previous then
     -- There is none, or by another call with the same id there is one already: a peek.
     settles, extends, afterwards = false, false, false
@@ -425,7 +474,8 @@ while p <= size do
   elseif extends then
     evaluate(p, o + 1, count, nil)
     out[o] = ends - now
-    records[record] = 'o' .. struct.pack('<ddd', made_at, ends, second) .. untaken
+    changed, holds = true, ends
+    records[record] = state .. struct.pack('<ddd', made_at, ends, second) .. rest
     lasts[record] = math.ceil((ends - now) / 1000) + HELD_MS
   elseif not previous or previous[1] == 0 then -- an earlier version kept denials, too
     local undo = count > 1 and not afterwards and {slots = reserves and {} or nil} or nil
@@ -472,13 +522,18 @@ while p <= size do
     -- A denial is not kept: a repeat may fit by then.
     if request > 0 and fits then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
     if reserves and fits then
-      records[record] = 'o' .. struct.pack('<ddd', made_at, ends, second) .. untaken
+      changed, holds = true, ends
+      state, rest = 'o', untaken
+      if request > 0 then state, rest = 'n', struct.pack('<I2', count) .. marks_of(p, count) .. untaken end
+      records[record] = state .. struct.pack('<ddd', made_at, ends, second) .. rest
       lasts[record] = math.ceil(hold / 1000) + HELD_MS
     elseif settles then
+      changed = true
       records[record] = 's' .. cmsgpack.pack({unpack(out, o, last)})
+      if state == 'n' then records[record] = records[record] .. cmsgpack.pack(marks_of(p, count)) end
       lasts[record] = ROOM_LEFT == 3 and math.min(tonumber(ARGV[2]), SHORT_MS) or tonumber(ARGV[2])
     end
-  elseif #previous == last - o + 1 then
+  elseif #previous == last - o + 1 and (not marks or marks == marks_of(p, count)) then
     for i = o, last do out[i] = previous[i - o + 1] end
   else
     -- It was evaluated with other buckets, before its policy changed: the same decision, and a peek at these ones.
@@ -487,6 +542,10 @@ while p <= size do
     out[o] = previous[1]
   end
   p, o = p + stride * count, last + 1
+  if record then
+    out[o], out[o + 1] = changed and held or 0, holds
+    o = o + 2
+  end
   for _ = 1, -series do p = p + 5 + batch[p + 4] end
 end
 

@@ -16,6 +16,7 @@ export const file_ratelimit_v1_errors: GenFile = /*@__PURE__*/
 /**
  * The `reason` of the `google.rpc.ErrorInfo` in every error, with domain `ratelimit.v1`. Each line names the gRPC
  * status and the keys of the metadata. Values never hold a secret.
+ * What each means, and what to do about it: docs/errors/REASON.md.
  *
  * @generated from enum ratelimit.v1.ErrorReason
  */

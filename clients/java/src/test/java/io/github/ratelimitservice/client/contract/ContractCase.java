@@ -68,6 +68,13 @@ record ContractCase(String file, JsonObject json) {
         return json.has("options") ? json.getAsJsonObject("options") : new JsonObject();
     }
 
+    /** Whether it has a deadline that a slow machine may miss, or waits for something. */
+    boolean isTimed() {
+        String text = json.toString();
+        return Stream.of("deadline_ms", "duration_ms", "_after_ms", "timeout_ms", "wait_ms", "until_attempts")
+                .anyMatch(text::contains);
+    }
+
     List<JsonObject> steps() {
         return objects(json.getAsJsonArray("steps")).toList();
     }

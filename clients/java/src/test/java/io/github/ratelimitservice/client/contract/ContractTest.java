@@ -1,8 +1,11 @@
 package io.github.ratelimitservice.client.contract;
 
 import io.github.ratelimitservice.client.RateLimitClient;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 import java.util.function.Function;
+import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.parallel.Execution;
 import org.junit.jupiter.api.parallel.ExecutionMode;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -18,6 +21,18 @@ class ContractTest {
     /** Those of the filter, which blocks, are run once. */
     static List<ContractCase> casesOfClients() {
         return cases().stream().filter(one -> !one.file().equals("middleware.json")).toList();
+    }
+
+    /** A first call loads classes, for a second and more on a busy machine, which no case with a deadline has to spare. */
+    @BeforeAll
+    static void warmUp() throws Exception {
+        Set<String> files = new HashSet<>();
+        for (ContractCase one : cases()) {
+            if (!one.isTimed() && files.add(one.file())) {
+                run(one, BlockingGateway::new);
+                run(one, client -> new AsyncGateway(client.async()));
+            }
+        }
     }
 
     @ParameterizedTest(name = "{0}")

@@ -1,20 +1,26 @@
-"""Write the table of settings in the README from `Settings` itself. A test checks that it is fresh.
+"""The reference of the settings, from `Settings` itself."""
 
-Usage: python docs/settings_table.py     (or `make docs`)
-"""
-
-import re
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 from annotated_types import Ge, Le
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from docs.generate.markdown import cell
 from ratelimit_service.settings import Settings
 
-README = Path(__file__).parent.parent / "README.md"
-_TABLE = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
+_PAGE: Final = """# Settings
+
+Each is read from the environment, once, when a process starts. `dev` has the same defaults, and starts its own stores.
+What is set and unknown is reported at the start, and ignored; what is out of bounds ends it with a message.
+`ratelimit-service doctor` checks all of them.
+
+{table}"""
+
+
+def pages() -> dict[str, str]:
+    """The page."""
+    return {"reference/settings.md": _PAGE.format(table=settings_table())}
 
 
 def settings_table() -> str:
@@ -22,13 +28,8 @@ def settings_table() -> str:
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         meaning = " ".join(filter(None, (field.description, _choices(field), _bounds(field))))
-        rows.append(f"| `RATELIMIT_{name.upper()}` | {_default(field)} | {_escaped(meaning)} |")
+        rows.append(f"| `RATELIMIT_{name.upper()}` | {_default(field)} | {cell(meaning)} |")
     return "\n".join(rows) + "\n"
-
-
-def with_fresh_table(readme: str) -> str:
-    """The README's text with the current table."""
-    return _TABLE.sub(lambda _: settings_table(), readme)
 
 
 def _default(field: FieldInfo) -> str:
@@ -38,13 +39,6 @@ def _default(field: FieldInfo) -> str:
     if value is None or value == "":
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
-
-
-def _escaped(text: str) -> str:
-    """Keep Markdown from taking a < outside code for a tag, and a | for the end of a cell."""
-    parts = text.replace("|", "\\|").split("`")
-    parts[::2] = [part.replace("<", "\\<") for part in parts[::2]]
-    return "`".join(parts)
 
 
 def _choices(field: FieldInfo) -> str:
@@ -59,7 +53,3 @@ def _bounds(field: FieldInfo) -> str:
     if minimum is None:
         return ""
     return f"{minimum} to {maximum}." if maximum is not None else f"At least {minimum}."
-
-
-if __name__ == "__main__":
-    README.write_text(with_fresh_table(README.read_text()))

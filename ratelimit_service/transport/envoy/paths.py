@@ -1,0 +1,21 @@
+"""The paths of the methods that Envoy decides in its own process."""
+
+from typing import Final
+
+CHECK: Final = "/ratelimit.v1.RateLimitService/CheckLimit"
+BATCH: Final = "/ratelimit.v1.RateLimitService/BatchCheckLimit"
+STREAM: Final = "/ratelimit.v1.RateLimitService/StreamCheckLimit"
+SETTLE: Final = "/ratelimit.v1.RateLimitService/SettleLimit"
+EXTEND: Final = "/ratelimit.v1.RateLimitService/ExtendHold"
+
+SHOULD_RATE_LIMIT: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+AUTHORIZE: Final = "/envoy.service.auth.v3.Authorization/Check"
+
+PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, SETTLE, EXTEND, BATCH, STREAM)
+"""In the order in which Envoy matches them: first those that carry one decision each."""
+
+ENVOY_PATHS: Final = (SHOULD_RATE_LIMIT, AUTHORIZE)
+"""Those of them that are Envoy's own."""
+
+STREAMS: Final = (STREAM,)
+"""Those of them that may stay open for any time."""

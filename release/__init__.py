@@ -1,0 +1,1 @@
+"""What releases are made of: `make version` and `make dist`."""
