@@ -416,7 +416,6 @@ def test_more_than_10_000_keys_are_exported_and_applied(own_dev_server: DevServe
     insert_keys(settings, 10_500, "free")
     exported = run(server, "export", "-o", str(tmp_path))
     assert exported.stderr.startswith("wrote 10,503 documents to ")
-    assert run(server, "diff", "-f", str(tmp_path), "--prune").stdout == ""
     applied = run(server, "apply", "-f", str(tmp_path), "--prune", "--yes")
     assert applied.stdout == "nothing to change: all 10,503 documents are as on the server\n"
 

@@ -79,7 +79,7 @@ class Steps:
         return self.versions
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.randoms(use_true_random=False), st.sampled_from([4, 100]), st.booleans())
 def test_any_order_ends_in_the_newest_state(random: Random, size: int, missed: bool) -> None:
     """After any changes, reads, evictions, outages and missed changes, each policy is that of the newest record."""
