@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ratelimit_service.bootstrap import DecisionPlane
 from ratelimit_service.operations.readiness import Readiness
-from ratelimit_service.postgres.migrate import head, read_schema
+from ratelimit_service.postgres.migrate import Schema, head, read_schema
 from ratelimit_service.server.certificate_ends import certificate_ends
 from ratelimit_service.settings import Settings
 
@@ -38,6 +38,7 @@ class ServerStatus:
         self._version = version("ratelimit-service")
         self._needed = head()
         self._reading: asyncio.Task[Mapping[str, Any]] | None = None
+        self._reading_schema: asyncio.Future[Schema] | None = None
         self._fresh_until = 0.0
 
     async def report(self) -> Mapping[str, Any]:
@@ -86,9 +87,13 @@ class ServerStatus:
 
         `obstacle` says why the program does not work on that, empty if it does.
         """
-        url = self._settings.url(self._settings.database_variable)
+        if (
+            self._reading_schema is None or self._reading_schema.done()
+        ):  # one that hangs keeps one thread, not all of them
+            url = self._settings.url(self._settings.database_variable)
+            self._reading_schema = asyncio.ensure_future(asyncio.to_thread(read_schema, url))
         try:
-            found = await asyncio.wait_for(asyncio.to_thread(read_schema, url), _READ_SECONDS)
+            found = await asyncio.wait_for(asyncio.shield(self._reading_schema), _READ_SECONDS)
         except Exception:  # noqa: BLE001 for whatever reason, it is not known
             return {"needed": self._needed}
         return {
