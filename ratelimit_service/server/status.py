@@ -87,11 +87,10 @@ class ServerStatus:
 
         `obstacle` says why the program does not work on that, empty if it does.
         """
-        if (
-            self._reading_schema is None or self._reading_schema.done()
-        ):  # one that hangs keeps one thread, not all of them
+        if self._reading_schema is None or self._reading_schema.done():  # one that hangs has one thread, not all
             url = self._settings.url(self._settings.database_variable)
             self._reading_schema = asyncio.ensure_future(asyncio.to_thread(read_schema, url))
+            self._reading_schema.add_done_callback(lambda read: read.cancelled() or read.exception())
         try:
             found = await asyncio.wait_for(asyncio.shield(self._reading_schema), _READ_SECONDS)
         except Exception:  # noqa: BLE001 for whatever reason, it is not known

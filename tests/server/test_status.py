@@ -23,7 +23,7 @@ async def test_a_postgres_that_hangs_takes_one_thread(
     settings = Settings(
         database_url=SecretStr(own_postgres.server.url), peppers=SecretStr(Peppers.generate()), data_dir=tmp_path
     )
-    asked = ServerStatus(settings, Readiness(dict, 1, EFFECTS))
+    asked = ServerStatus(settings, Readiness(list, 1, EFFECTS))
     await asked.report()
     before = threading.active_count()
     own_postgres.freeze()
