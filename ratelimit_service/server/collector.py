@@ -40,16 +40,16 @@ def tune_collector() -> None:
 async def keep_few_young() -> None:
     """Collect what is young before it is too much, until cancelled.
 
-    Python counts an old object that is freed against a young one that is allocated. Where new policies take the places of
-    old ones the count stays as it is, while ever more objects are young: in the end one collection would go through all
-    policies in memory. So they are counted themselves, which takes a twentieth of a collection.
+    Python counts an old object that is freed against a young one that is allocated. Where new policies take the places
+    of old ones the count stays as it is, while ever more objects are young: in the end one collection would go through
+    all policies in memory. So they are counted themselves, which takes half as long as a collection.
     """
     pause = MAX_PAUSE
     while True:
         await asyncio.sleep(pause)
         young = len(gc.get_objects(0)) + len(gc.get_objects(1))
-        if young >= SOUGHT_YOUNG / 2:
-            gc.collect(1)  # as much again is young after the same time: so that it is SOUGHT_YOUNG the next time
+        if young >= SOUGHT_YOUNG / 2:  # fewer are left alone: most of them go by themselves
+            gc.collect(1)
         pause = min(max(pause * SOUGHT_YOUNG / max(young, 1), MIN_PAUSE), MAX_PAUSE)
 
 
