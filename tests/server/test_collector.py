@@ -41,6 +41,7 @@ def test_what_is_old_is_not_gone_through() -> None:
     )
     assert done.returncode == 0, done.stderr
 
+
 _REPLACED = """
 import asyncio, gc, time
 from collections import OrderedDict
