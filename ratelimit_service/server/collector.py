@@ -19,7 +19,7 @@ SOUGHT_YOUNG: Final = 20_000
 
 MAX_PAUSE: Final = 1.0
 MIN_PAUSE: Final = 0.05
-"""Seconds between two looks at how many are young."""
+"""Seconds between two counts of what is young."""
 
 _NEVER: Final = 2**31 - 1
 
