@@ -13,7 +13,7 @@ from ratelimit_service.errors import StartupError
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.operations.heartbeat import Heartbeat
 from ratelimit_service.server.child import SupervisorLink, write_stacks_on_request
-from ratelimit_service.server.collector import tune_collector
+from ratelimit_service.server.collector import keep_few_young, tune_collector
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.admission import Bounds
 from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, envoy_methods
@@ -47,6 +47,7 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             tune_collector()
             planes.join()
             heartbeat.start()
+            background.start("garbage collector", keep_few_young)
             background.start(
                 "shedding", lambda: keep_shedding(Shedding(planes.overload), Path(environ[SOCKET_VARIABLE]))
             )

@@ -9,9 +9,10 @@ from typing import TypeAlias
 
 import structlog
 
+from ratelimit_service.background import Background
 from ratelimit_service.bootstrap import DecisionPlane, Planes, open_plane
 from ratelimit_service.server.child import SupervisorLink, run_child
-from ratelimit_service.server.collector import tune_collector
+from ratelimit_service.server.collector import keep_few_young, tune_collector
 from ratelimit_service.server.freed_memory import keep_releasing
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
@@ -39,9 +40,12 @@ async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink, *, 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await server.start()
         tune_collector()
+        background = Background()
+        background.start("garbage collector", keep_few_young)
         releasing = asyncio.create_task(keep_releasing())
         await _unless_failed(server, serve(planes, server, settings, supervisor, stop))
         releasing.cancel()
+        await background.close()
 
 
 async def _unless_failed(server: GrpcServer, serving: Awaitable[None]) -> None:
