@@ -67,7 +67,7 @@ class Counted(NamedTuple):
 
     `positions` are the indexes of the charge's buckets by which its denials are counted: one for each limit of the
     series, in their order, perhaps repeated for a series that takes from several buckets by the same limits. None: all
-    the charge's buckets, in their order, and the cost is that of the first.
+    the charge's buckets, in their order.
     """
 
     series: Series

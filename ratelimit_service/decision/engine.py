@@ -330,7 +330,7 @@ def _prepare_held(check: Check, policy: Policy, selection: Selection, hold_us: i
     """Prepare a call that is a reservation."""
     buckets, series = selection.buckets, selection.series
     costs = tuple([bucket.limit.reserved_of(check.cost) for bucket in buckets])
-    counted = Counted(series, check.cost, 1, tuple(range(len(buckets))))
+    counted = Counted(series, check.cost)
     request = _request_name(policy.key_id, check) if check.request_id else ""
     packed = pack(Reservation(policy.key_id, buckets, series))
     charge = Charge(buckets, costs, request, (counted,))

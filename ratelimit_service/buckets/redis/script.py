@@ -244,7 +244,8 @@ class Encoder:
                 return which, ()
             own = range(len(costs)) if positions is None else positions
             numbers = (calls, cost, series.limits, len(own), *own)
-            blocks += (which, *map(pack_number, numbers))
+            blocks.append(which)
+            blocks += [_NUMBERS[number] if 0 <= number < _SMALL else pack_number(number) for number in numbers]
         return pack_number(-len(counted)), blocks
 
 
