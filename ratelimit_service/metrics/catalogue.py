@@ -118,7 +118,7 @@ DESCRIPTOR_DECISIONS: Final = Described(
     "ratelimit_descriptor_decisions_total",
     Kind.COUNTER,
     "Decisions on descriptors of Envoy's rate limit protocol, one per descriptor.",
-    "As the one before, for Envoy's rate limit filter.",
+    "As ratelimit_decisions_total, for Envoy's rate limit filter.",
     {"reason": _REASONS, "source": _SOURCES},
 )
 PLAN_DECISIONS: Final = Described(
@@ -262,7 +262,8 @@ STORE_LOSSES: Final = Described(
 QUOTA_RAISES: Final = Described(
     "ratelimit_quota_raises_total",
     Kind.COUNTER,
-    "Quotas to be raised again after that, by what workers saw: raised; current (no less was used); ended; failed.",
+    "Quotas to be raised again after the bucket store lost data, by what workers saw: raised; current (no less was "
+    "used); ended; failed.",
     "After a loss `raised` rises. `failed` is tried again.",
     {"result": ("raised", "current", "ended", "failed")},
 )
@@ -371,7 +372,7 @@ USAGE_BACKLOG_SEGMENTS: Final = Described(
 USAGE_BACKLOG_BYTES: Final = Described(
     "ratelimit_usage_backlog_bytes",
     Kind.GAUGE,
-    "Their size in the bucket store.",
+    "Bytes of the segments in the bucket store that are to be moved.",
     "Near RATELIMIT_USAGE_STORE_BYTES counts lose their resources, then calls are lost.",
 )
 USAGE_ROWS: Final = Described(
@@ -402,12 +403,12 @@ USAGE_FLUSHES: Final = Described(
     "ratelimit_usage_flushes_total",
     Kind.COUNTER,
     "Transactions that moved counts to Postgres.",
-    "Divides the next one.",
+    "ratelimit_usage_flush_seconds_total divided by it is how long a transaction takes.",
 )
 USAGE_FLUSH_SECONDS: Final = Described(
     "ratelimit_usage_flush_seconds_total",
     Kind.COUNTER,
-    "Time that these took, reading and removing included.",
+    "Time that moving counts to Postgres took, reading and removing included.",
     "Its rate is the share of time that is spent on it: near 1 it falls behind.",
 )
 USAGE_LOST_CALLS: Final = Described(
@@ -515,13 +516,13 @@ WORKERS: Final = Described(
     "ratelimit_workers",
     Kind.GAUGE,
     "Workers of this server that serve.",
-    "Below the next one: some end or do not start; their log says why. 0: no call is decided here.",
+    "Below ratelimit_workers_configured: some end or do not start; their log says why. 0: no call is decided here.",
 )
 WORKERS_CONFIGURED: Final = Described(
     "ratelimit_workers_configured",
     Kind.GAUGE,
     "Workers that this server should have (RATELIMIT_WORKERS).",
-    "Divides the one before.",
+    "ratelimit_workers is as many when all is well.",
 )
 STORE_UP: Final = Described(
     "ratelimit_store_up",

@@ -77,6 +77,7 @@ NOT_RUN: Final = {
     ("deploy/envoy-gateway/README.md", ""): "needs a cluster; what is applied is checked by tests/deploy",
     ("deploy/istio/README.md", ""): "needs a cluster; what is applied is checked by tests/deploy",
     ("docs/configuration.md", ""): "two environments, with addresses and tokens of their own",
+    ("docs/doctor.md", "sh"): "servers on several machines; tests/cli/test_doctor.py runs both on one",
     ("docs/guides/regions.md", ""): "servers of two regions",
     ("docs/guides/upgrade.md", ""): "needs the version before; tests/faults/two_versions.py is one of the commands",
     ("docs/migrate-from-envoyproxy-ratelimit.md", ""): "examples of what the import prints",

@@ -181,7 +181,7 @@ def _ahead(seconds: float) -> str:
 def _modes(server: Examined) -> Iterator[Finding]:
     """Each way in which workers are degraded, and whether limits refuse."""
     for mode, reason in server.facts.degraded.items():
-        known = _MODES.get(mode, _Mode(Severity.WARNING, "docs/reliability.md of its version says what to do"))
+        known = _MODES.get(mode, _Mode(Severity.WARNING, "docs/runbook.md of its version says what to do"))
         yield Finding(mode, known.severity, f"{reason}: {known.remedy}")
     for reason in server.facts.reasons:
         yield Finding.warning("enforcement", f"{reason}; `ratelimit-service enforcement on` has limits refuse again")

@@ -12,7 +12,7 @@ from ratelimit_service.api.messages import check_stream_headers
 from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import RateLimitService
-from ratelimit_service.errors import Unavailable, release
+from ratelimit_service.errors import ServiceError, Unavailable, release
 from ratelimit_service.transport.envoy.admission import Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import (
@@ -86,6 +86,8 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
             method.bounds.overload.check_open(Share("", scope.get("client")))
             await respond(scope, receive, responses)
         except Exception as error:  # noqa: BLE001 the last place that can respond
+            if isinstance(error, ServiceError):
+                method.failures.report(error, method.name)
             code = await responses.fail(error, method.name)
             release(error)
         else:

@@ -94,7 +94,12 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
 async def _respond_to(error: Exception, send: Send, method: Method) -> Code:
     """Respond with ERROR, or with what METHOD has in place of it. Returns the code that the caller receives."""
     message = method.fallback(error) if isinstance(error, ServiceError) else None
-    code = await (send_error(send, error, method.name) if message is None else send_response(send, frame(message)))
+    if message is not None:
+        code = await send_response(send, frame(message))
+    else:
+        if isinstance(error, ServiceError):
+            method.failures.report(error, method.name)
+        code = await send_error(send, error, method.name)
     release(error)
     return code
 

@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Caller, Presented
+from ratelimit_service.api.failure_log import FailureLog
 from ratelimit_service.api.fallback import Fallback
 from ratelimit_service.api.overload.control import OVERLOADED, OverloadControl
 from ratelimit_service.api.overload.fair_queue import Generation
@@ -42,9 +43,6 @@ Handler: TypeAlias = Callable[[Call], Awaitable[bytes]]
 
 STATUS_CODES: Final = {code: next(status for status in grpc.StatusCode if status.value[0] == code) for code in Code}
 """The library's name for each of our codes."""
-
-_SERVER_ERRORS: Final = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.DEADLINE_EXCEEDED})
-"""The codes of the server's failures, as opposed to a caller's mistakes."""
 
 _OVERLOADED_METADATA: Final[tuple[tuple[str, str | bytes], ...]] = (*to_metadata(OVERLOADED), (NO_RETRY_KEY, "-1"))
 
@@ -213,33 +211,14 @@ def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler
 
 
 def log_failures(handler: Handler, now: Callable[[], float] = monotonic) -> Handler:
-    """Log at most one line a second for each kind of error: for methods called thousands of times a second.
-
-    A line has the number of calls that failed so since the last one. A caller's own mistakes are not logged.
-    """
-    unreported: dict[str, int] = {}
-    reported_at: dict[str, float] = {}
-
-    def report(error: ServiceError, method: str) -> None:
-        reason = error.reason
-        unreported[reason] = unreported.get(reason, 0) + 1
-        if now() - reported_at.get(reason, -1.0) >= 1.0:
-            _log.warning(
-                "calls failed",
-                method=method,
-                code=error.code.name,
-                reason=reason,
-                calls=unreported.pop(reason),
-                last=error.message,
-            )
-            reported_at[reason] = now()
+    """Log failures of HANDLER, which handles one method: few of them, however often it is called."""
+    failures = FailureLog(now)
 
     async def handle(call: Call) -> bytes:
         try:
             return await handler(call)
         except ServiceError as error:
-            if error.code in _SERVER_ERRORS:
-                report(error, call.method)
+            failures.report(error, call.method)
             raise
 
     return handle

@@ -104,7 +104,7 @@ const (
 	CheckLimitResponse_KEY_EXPIRED CheckLimitResponse_Reason = 7
 	// Allowed by the plan's `on_store_failure`, because the bucket store was unavailable.
 	CheckLimitResponse_DEGRADED_ALLOWED CheckLimitResponse_Reason = 8
-	// Denied by the plan's `on_store_failure`, because the bucket store was unavailable.
+	// Denied, undecided: the bucket store was unavailable (`on_store_failure`) or full, or the key was not read in time.
 	CheckLimitResponse_DEGRADED_DENIED CheckLimitResponse_Reason = 9
 )
 
@@ -173,7 +173,7 @@ const (
 	CheckLimitResponse_STORE CheckLimitResponse_Source = 1
 	// The key's policy alone: no bucket was needed.
 	CheckLimitResponse_POLICY CheckLimitResponse_Source = 2
-	// This server alone, because the bucket store was unavailable.
+	// This server alone: the bucket store was unavailable or full, or what is needed was not read in time.
 	CheckLimitResponse_DEGRADED CheckLimitResponse_Source = 3
 	// The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied.
 	CheckLimitResponse_UNENFORCED CheckLimitResponse_Source = 4

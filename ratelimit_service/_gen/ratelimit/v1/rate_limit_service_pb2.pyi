@@ -157,7 +157,7 @@ class CheckLimitResponse(_message.Message):
         DEGRADED_ALLOWED: CheckLimitResponse._Reason.ValueType  # 8
         """Allowed by the plan's `on_store_failure`, because the bucket store was unavailable."""
         DEGRADED_DENIED: CheckLimitResponse._Reason.ValueType  # 9
-        """Denied by the plan's `on_store_failure`, because the bucket store was unavailable."""
+        """Denied, undecided: the bucket store was unavailable (`on_store_failure`) or full, or the key was not read in time."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why a call was allowed or denied."""
@@ -181,7 +181,7 @@ class CheckLimitResponse(_message.Message):
     DEGRADED_ALLOWED: CheckLimitResponse.Reason.ValueType  # 8
     """Allowed by the plan's `on_store_failure`, because the bucket store was unavailable."""
     DEGRADED_DENIED: CheckLimitResponse.Reason.ValueType  # 9
-    """Denied by the plan's `on_store_failure`, because the bucket store was unavailable."""
+    """Denied, undecided: the bucket store was unavailable (`on_store_failure`) or full, or the key was not read in time."""
 
     class _Source:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -196,7 +196,7 @@ class CheckLimitResponse(_message.Message):
         POLICY: CheckLimitResponse._Source.ValueType  # 2
         """The key's policy alone: no bucket was needed."""
         DEGRADED: CheckLimitResponse._Source.ValueType  # 3
-        """This server alone, because the bucket store was unavailable."""
+        """This server alone: the bucket store was unavailable or full, or what is needed was not read in time."""
         UNENFORCED: CheckLimitResponse._Source.ValueType  # 4
         """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
 
@@ -210,7 +210,7 @@ class CheckLimitResponse(_message.Message):
     POLICY: CheckLimitResponse.Source.ValueType  # 2
     """The key's policy alone: no bucket was needed."""
     DEGRADED: CheckLimitResponse.Source.ValueType  # 3
-    """This server alone, because the bucket store was unavailable."""
+    """This server alone: the bucket store was unavailable or full, or what is needed was not read in time."""
     UNENFORCED: CheckLimitResponse.Source.ValueType  # 4
     """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
 

@@ -308,7 +308,7 @@ export enum CheckLimitResponse_Reason {
   DEGRADED_ALLOWED = 8,
 
   /**
-   * Denied by the plan's `on_store_failure`, because the bucket store was unavailable.
+   * Denied, undecided: the bucket store was unavailable (`on_store_failure`) or full, or the key was not read in time.
    *
    * @generated from enum value: DEGRADED_DENIED = 9;
    */
@@ -349,7 +349,7 @@ export enum CheckLimitResponse_Source {
   POLICY = 2,
 
   /**
-   * This server alone, because the bucket store was unavailable.
+   * This server alone: the bucket store was unavailable or full, or what is needed was not read in time.
    *
    * @generated from enum value: DEGRADED = 3;
    */
