@@ -68,7 +68,7 @@ def service(out: Path) -> None:
     """The source archive, and the wheel from what is in it."""
     with tempfile.TemporaryDirectory() as folder:
         source = _copy(ROOT, Path(folder), ("pyproject.toml", "README.md", "LICENSE", "ratelimit_service"))
-        _run(sys.executable, "-c", _SDIST, str(out), cwd=source)
+        _run(sys.executable, "-c", _SDIST, str(out), cwd=source, capture=True)  # a line for each file
     _wheel(out / f"ratelimit_service-{version()}.tar.gz", out)
 
 

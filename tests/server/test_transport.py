@@ -1,4 +1,4 @@
-"""Which transport is chosen, and what is said where the faster one cannot be."""
+"""Which transport is chosen, and what is reported where the faster one cannot be."""
 
 import sys
 
