@@ -195,7 +195,8 @@ def main() -> None:
         if os.environ.get("RATELIMIT_TRACEBACK"):
             raise
         if isinstance(error, OSError) and error.filename:
-            typer.echo(f"cannot use {error.filename}: {error.strerror}", err=True)
+            instead = "; --show-completion prints it, to be put elsewhere" if "--install-completion" in sys.argv else ""
+            typer.echo(f"cannot use {error.filename}: {error.strerror}{instead}", err=True)
             sys.exit(Exit.USAGE)
         from ratelimit_service.logs import redact  # noqa: PLC0415  the log of a server, which commands have none of
 
