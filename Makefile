@@ -145,7 +145,7 @@ dist: docs ## Build a release into dist/: wheels, packages of the clients, the s
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[dist]'
 	$(BIN)/python -m release.dist dist
 
-test-dist: setup test-tools ## Install the wheel into an empty folder, with all that it needs, and run `dev` there.
+test-dist: setup ## Install the wheel into an empty folder, with all that it needs, and run `dev` there.
 	$(BIN)/pytest -s tests/distribution tests/distribution/installed_wheel.py $(ARGS)
 
 version: setup ## Write the version of pyproject.toml into every other place that names it.

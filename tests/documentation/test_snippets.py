@@ -34,6 +34,7 @@ RUN_BY: Final = {
     ("README.md", "sh"): "tests/test_readme.py",
     ("README.md", "python"): "tests/test_readme.py",
     **{(page, "sh"): "tests/documentation/test_snippets.py" for page in IN_A_SHELL},
+    ("docs/install.md", "sh"): "tests/distribution/installed_wheel.py",
     ("docs/tutorial.md", ""): "tests/test_readme.py",
     ("docs/tutorial.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/configuration.md", "yaml"): "tests/documentation/test_snippets.py",
