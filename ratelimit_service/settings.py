@@ -236,6 +236,33 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
     log_format: Literal["text", "json"] = Field(default="text", description="`text` for people, `json` for collectors.")
+    access_log_sampling: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="The share of calls that get a line in the log, at level info, with the decision: at most 100 a "
+        "second of one process. 0: none.",
+    )
+    otlp_endpoint: str = Field(
+        default="",
+        pattern=r"^(|https?://[^/?#@\s]+/?)$",
+        description="The OpenTelemetry collector that spans are sent to by OTLP over gRPC: `http://host:4317`, or "
+        "`https://`. If empty, no call is traced.",
+    )
+    trace_sampling: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="The share of calls that are traced, of those whose callers have no trace of their own. For "
+        "RATELIMIT_OTLP_ENDPOINT.",
+    )
+    trace_followed: int = Field(
+        default=100,
+        ge=0,
+        le=100_000,
+        description="Calls a second and process that are traced, besides, because their callers trace them (the flag "
+        "of `traceparent`): of callers with a role, or of any where decisions need none. 0 follows no caller.",
+    )
 
     @field_validator("gateway_certificates")
     @classmethod
