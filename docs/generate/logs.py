@@ -73,7 +73,7 @@ each group of checks that are decided together is a call.
 |---|---|
 | `method` | full name of the gRPC method |
 | `caller` | name of the token or certificate, empty without one |
-| `peer` | address of the other end of the connection: a gateway's, not its client's |
+| `peer` | address of the other end of the connection: a gateway's, not its client's; empty for a group of a stream |
 | `code` | gRPC code that the caller got; a denial is OK |
 | `milliseconds` | from the headers to the response, with the wait for its turn |
 | `error` | reason of the [error](../errors/README.md), if the call failed |

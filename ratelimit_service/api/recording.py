@@ -42,10 +42,11 @@ class Recorder:
     """
 
     def __init__(self, sampler: Sampler, spans: SpanExport | None, log: AccessLog, *, open_to_all: bool) -> None:
-        self._sampler = sampler
         self._spans = spans
         self._log = log
         self._open_to_all = open_to_all
+        self.sampler = sampler
+        """Which calls are sampled."""
         self.begin = sampler.begin
         """The call with this `traceparent` if it is sampled, else None. `admit` it once its caller is known, and
         `record` it at its end."""
@@ -58,7 +59,7 @@ class Recorder:
     def admit(self, call: SampledCall, caller: Caller) -> None:
         """Note who makes CALL, and was admitted."""
         call.caller = caller.name
-        self._sampler.follow(call, trusted=self._open_to_all or caller.role is not None)
+        self.sampler.follow(call, trusted=self._open_to_all or caller.role is not None)
 
     def groups(self, method: str, decide: Decide[Request], describe: Describe) -> Decide[Request]:
         """DECIDE, for the groups of checks of streams of METHOD, each of which is sampled by itself.

@@ -52,15 +52,23 @@ class Sampler:
     ) -> None:
         self._traced = traced
         self._logged = logged
-        self._largest = max(traced, logged)
-        self._draw = draw
+        self.largest = max(traced, logged)
+        """The larger share."""
+        self.draw = draw
+        """Draws the number, 0 to 1, by which a call is sampled: one without a trace is not, if it is `largest` or more.
+
+        Both are here for whoever would save a call of `begin` for nearly all calls.
+        """
         self._followed = Rate(followed, now)
 
     def begin(self, traceparent: str | bytes | None) -> SampledCall | None:
         """The call with this metadata, if more of it is recorded than counts; None, as for nearly all, if not."""
-        drawn = self._draw()
+        return self.decide(traceparent, self.draw())
+
+    def decide(self, traceparent: str | bytes | None, drawn: float) -> SampledCall | None:
+        """The same, by the number DRAWN."""
         if traceparent is None:
-            if drawn >= self._largest:
+            if drawn >= self.largest:
                 return None
             return SampledCall(None, traced=drawn < self._traced, logged=drawn < self._logged)
         text = traceparent.decode("ascii", "replace") if isinstance(traceparent, bytes) else traceparent

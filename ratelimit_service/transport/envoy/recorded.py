@@ -33,15 +33,19 @@ def recorded_unary(
 
 def _choosing(plain: App, recorded: App, recorder: Recorder) -> App:
     """Passes sampled calls to RECORDED, and all others to PLAIN."""
-    begin = recorder.begin
+    draw, largest, decide = recorder.sampler.draw, recorder.sampler.largest, recorder.sampler.decide
 
     def choose(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         headers = scope["headers"] = dict(scope["headers"])  # a copy of a dict costs a third of one from pairs
-        sampled = begin(headers.get(_TRACEPARENT))
+        traceparent, drawn = headers.get(_TRACEPARENT), draw()
+        if traceparent is None and drawn >= largest:
+            return plain(scope, receive, send)
+        sampled = decide(traceparent, drawn)
         if sampled is None:
             return plain(scope, receive, send)
         sampled.take_state(headers.get(_TRACESTATE))
-        sampled.peer = Presented(None, scope.get("client") or "").peer_text
+        if sampled.logged:
+            sampled.peer = Presented(None, scope.get("client") or "").peer_text
         return record(sampled, scope, receive, send)
 
     async def record(sampled: SampledCall, scope: Scope, receive: Receive, send: Send) -> None:

@@ -21,7 +21,8 @@ def sample(handler: Handler, recorder: Recorder, present: Present) -> Handler:
     async def serve(call: Call, sampled: SampledCall) -> bytes:
         call.sampled = sampled
         sampled.take_state(joined(call.context, TRACESTATE))
-        sampled.peer = present(call.context).peer_text
+        if sampled.logged:
+            sampled.peer = present(call.context).peer_text
         with serving(sampled):
             return await handler(call)
 
