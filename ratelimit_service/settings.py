@@ -245,7 +245,6 @@ class Settings(BaseSettings):
     )
     otlp_endpoint: str = Field(
         default="",
-        pattern=r"^(|https?://[^/?#@\s]+/?)$",
         description="The OpenTelemetry collector that spans are sent to by OTLP over gRPC: `http://host:4317`, or "
         "`https://`. If empty, no call is traced.",
     )
@@ -269,6 +268,16 @@ class Settings(BaseSettings):
     def _check_gateways(cls, text: str) -> str:
         parse_gateways(text)
         return text
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, url: str) -> str:
+        if url and not _ENDPOINT.fullmatch(url):
+            raise ValueError(
+                "write http://host:4317, or https://host:4317 for TLS, without a path; a token for the collector is set "
+                "by OTEL_EXPORTER_OTLP_HEADERS"
+            )
+        return url
 
     @property
     def checks_protected(self) -> bool:
@@ -306,6 +315,8 @@ class Settings(BaseSettings):
         """The names of gateway_certificates: DNS names in lower case, and URIs, which have a colon, as they are."""
         return parse_gateways(self.gateway_certificates)
 
+
+_ENDPOINT: Final = re.compile(r"https?://[^/?#@\s]+/?")
 
 _DNS_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*")
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*:[!-+\--~]{1,2000}")

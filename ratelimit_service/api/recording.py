@@ -37,8 +37,8 @@ def nothing_described(_response: bytes) -> Mapping[str, Value]:
 class Recorder:
     """Records sampled calls.
 
-    OPEN says whether callers need no token: then whoever reaches the port may have its calls traced, at the sampler's
-    rate; otherwise those who were admitted by a token or a certificate.
+    OPEN_TO_ALL says whether callers need no token: then whoever reaches the port may have its calls traced, at the
+    sampler's rate; otherwise those who were admitted by a token or a certificate.
     """
 
     def __init__(self, sampler: Sampler, spans: SpanExport | None, log: AccessLog, *, open_to_all: bool) -> None:
@@ -76,7 +76,7 @@ class Recorder:
         async def recorded(
             sampled: SampledCall, checks: Sequence[Request], caller: Caller, deadline: float | None
         ) -> list[bytes]:
-            began, code = monotonic(), Code.INTERNAL
+            began, code = monotonic(), Code.CANCELLED
             with serving(sampled):
                 self.admit(sampled, caller)
                 try:
@@ -85,6 +85,9 @@ class Recorder:
                     code = Code.OK
                 except ServiceError as error:
                     code, sampled.error = error.code, error.reason
+                    raise
+                except Exception:
+                    code = Code.INTERNAL
                     raise
                 finally:
                     self.record(sampled, method, code, monotonic() - began)

@@ -357,7 +357,7 @@ class WorkerMetrics:
         ):
             results = described.labels["result"]
             for result in results:
-                self._count(described, partial(getattr, counts, result, 0), result)
+                self._count(described, partial(_number_of, counts, result), result)
 
     def _count_reservations(self, counts: Counts, settlements: Settled) -> None:
         events, round_trips = counts.reservations.events, counts.round_trips
@@ -430,6 +430,11 @@ class WorkerMetrics:
             self._counters[name] = counter(described, self.registry)
         made = self._counters[name]
         self._exports[name, *values] = CounterExport(read, made.labels(*values) if values else made)
+
+
+def _number_of(counts: object, name: str) -> int:
+    """The number of this NAME in COUNTS, 0 if there are none."""
+    return int(getattr(counts, name, 0))
 
 
 def _sum(taken: Distribution) -> int:

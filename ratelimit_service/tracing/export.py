@@ -43,7 +43,7 @@ class SpanExport:
     """
 
     def __init__(self, endpoint: str) -> None:
-        if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
+        if not _is_installed():
             raise StartupError(
                 "RATELIMIT_OTLP_ENDPOINT is set, and the library that sends spans is not installed; "
                 "pip install 'ratelimit-service[otel]', or leave the setting empty"
@@ -118,6 +118,14 @@ class SpanExport:
             _log.warning(
                 "spans cannot be exported", endpoint=self._endpoint, spans=self._unreported, error=self._cause.text
             )
+
+
+def _is_installed() -> bool:
+    """Whether the library is there. It is not imported."""
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.grpc") is not None
+    except ModuleNotFoundError:  # nor is what it is a part of
+        return False
 
 
 class _LastWarning(logging.Filter):

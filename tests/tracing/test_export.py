@@ -1,5 +1,6 @@
 """The queue of spans, and the thread that sends them."""
 
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -96,7 +97,10 @@ async def test_the_end_sends_what_waits() -> None:
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what to install."""
-    monkeypatch.setattr(export, "find_spec", lambda _name: None)
+    """With what to install, whether all of OpenTelemetry is missing, or only its exporter."""
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(StartupError, match=r"pip install 'ratelimit-service\[otel\]'"):
         SpanExport("http://127.0.0.1:4317")
