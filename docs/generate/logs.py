@@ -148,7 +148,7 @@ def _row(event: str, meaning: str, places: list[Written]) -> str:
     of_event = [
         each for each in places if each.text == event or (each.text is None and event in DYNAMIC.get(each.module, ()))
     ]
-    levels, loggers = ({each[index]: None for each in of_event} for index in (1, 0))
-    fields = {field: None for each in of_event for field in each.fields}
-    cells = (", ".join(levels), ", ".join(f"`{name}`" for name in loggers), ", ".join(f"`{name}`" for name in fields))
-    return f"| {cell(event)} | {' | '.join(cells)} | {cell(meaning)} |"
+    levels = ", ".join(dict.fromkeys(each.level for each in of_event))
+    loggers = ", ".join(dict.fromkeys(f"`{each.module}`" for each in of_event))
+    fields = ", ".join(dict.fromkeys(f"`{field}`" for each in of_event for field in each.fields))
+    return f"| {cell(event)} | {levels} | {loggers} | {fields} | {cell(meaning)} |"
