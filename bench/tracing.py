@@ -19,6 +19,7 @@ from bench.world import open_world
 
 KEYS: Final = 1_000
 OFF: Final = "off"
+CASES: Final = {"unary": unary, "described": described, "batched": batched}
 
 
 def variants(endpoint: str) -> Mapping[str, Mapping[str, object]]:
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=whole_seconds, default=3, help="whole seconds per measure")
     parser.add_argument("--transport", default="envoy", choices=["envoy", "grpcio"])
     parser.add_argument("--only", nargs="*", default=[], help="names of servers besides the one without tracing")
+    parser.add_argument("--cases", nargs="*", default=[*CASES], choices=[*CASES])
     arguments = parser.parse_args()
     load, port = Load(seconds=arguments.seconds), free_port()
     with ExitStack() as stack:
@@ -69,7 +71,7 @@ def main() -> None:
             for name, changes in variants(f"http://127.0.0.1:{port}").items()
             if name == OFF or not arguments.only or name in arguments.only
         }
-        for case in (unary(world), described(world), batched(world)):
+        for case in (CASES[name](world) for name in arguments.cases):
             turns = [turn(case, targets, world.valkey_pid, load, number) for number in range(arguments.turns)]
             for name in targets:
                 print(f"{arguments.transport}, {report(case, turns, name)}", flush=True)
