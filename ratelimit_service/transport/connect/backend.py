@@ -45,13 +45,12 @@ class Backend:
         connection = self._free()
         connection.in_flight += 1
         try:
-            call = connection.channel.unary_unary(method)
-            response: bytes = await call(message, timeout=seconds, metadata=tuple(metadata))
+            call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = connection.channel.unary_unary(method)
+            return await call(message, timeout=seconds, metadata=tuple(metadata))
         except grpc.aio.AioRpcError as error:
             raise Failed(_status_of(error, method, seconds)) from None
         finally:
             connection.in_flight -= 1
-        return response
 
     async def close(self) -> None:
         """Close the connections, and end what is in flight."""

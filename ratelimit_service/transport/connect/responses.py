@@ -99,5 +99,6 @@ def _retry_after(status: status_pb2.Status) -> int | None:
     for each in status.details:
         retry = error_details_pb2.RetryInfo()
         if each.Unpack(retry):
-            return max(1, math.ceil(retry.retry_delay.ToMicroseconds() / 1_000_000))
+            seconds: float = retry.retry_delay.ToMicroseconds() / 1_000_000
+            return max(1, math.ceil(seconds))
     return None
