@@ -49,6 +49,12 @@ class Settings(BaseSettings):
         "gateways or on loopback: `127.0.0.1:50052`. The gRPC port then does not serve them. If empty, it does. For "
         "RATELIMIT_PLANE=all.",
     )
+    http_listen: str = Field(
+        default="",
+        description="Address of a port for JSON over HTTP/1.1, as for curl: `127.0.0.1:8080`. It has the methods of "
+        "RateLimitService and KeyAdminService that RATELIMIT_LISTEN has, but for streams, to the same callers. If "
+        "empty, there is none.",
+    )
     operations_listen: str = Field(
         default="127.0.0.1:9464",
         description="Address of the operations port: `/metrics`, `/healthz`, `/readyz`, `/status` and `/console`. If "
@@ -77,7 +83,7 @@ class Settings(BaseSettings):
         default=None,
         description="Whether CheckLimit and Envoy's protocols need a caller of role gateway: a token, or a certificate "
         "of RATELIMIT_GATEWAY_CERTIFICATES. Only such a caller may send key_id. By default `true` if RATELIMIT_LISTEN "
-        "is beyond loopback, else `false`.",
+        "or RATELIMIT_HTTP_LISTEN is beyond loopback, else `false`.",
     )
     allow_anonymous: bool = Field(
         default=False,
@@ -218,14 +224,15 @@ class Settings(BaseSettings):
     )
     tls_certificate: Path | None = Field(
         default=None,
-        description="PEM file of the certificate chain. If empty, the ports serve plain text. With it, the gRPC port "
-        "serves TLS alone, the operations port plain text and TLS, and beyond loopback the console TLS alone.",
+        description="PEM file of the certificate chain. If empty, the ports serve plain text. With it, the gRPC "
+        "and HTTP ports serve TLS alone, the operations port plain text and TLS, and beyond loopback the console TLS "
+        "alone.",
     )
     tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
     tls_client_ca: Path | None = Field(
         default=None,
-        description="PEM file of the CA that must have issued the certificates of gRPC clients. If empty, clients need "
-        "none.",
+        description="PEM file of the CA that must have issued the certificates of clients of the gRPC and HTTP ports. "
+        "If empty, clients need none.",
     )
     gateway_certificates: str = Field(
         default="",

@@ -192,8 +192,12 @@ def _how_to_call(settings: Settings, key: str) -> str:
         )
     body = f'{{"api_key":"{key}","resource":"orders.create"}}'
     method = "ratelimit.v1.RateLimitService/CheckLimit"
+    curl = ""
+    if settings.http_listen:
+        url = f"http://{dialable(settings.http_listen)}/{method}"
+        curl = f"\n  curl {header}-H 'content-type: application/json' -d '{body}' {url}"
     return f"""{lead}
-  grpcurl -plaintext {header}-d '{body}' {dialable(settings.listen)} {method}
+  grpcurl -plaintext {header}-d '{body}' {dialable(settings.listen)} {method}{curl}
   {command} check {key} --resource orders.create{token}"""
 
 

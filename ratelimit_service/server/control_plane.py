@@ -1,6 +1,7 @@
 """What is behind the transport envoy, a process on a unix socket: the control plane, health and reflection.
 
-With RATELIMIT_PLANE=decision it has health and reflection alone.
+With RATELIMIT_PLANE=decision it has health and reflection alone. It is behind the HTTP port too, with either transport:
+then it decides calls, apart from the workers.
 
 It runs as `python -m ratelimit_service.server.control_plane PARENT_PID`.
 """
@@ -19,12 +20,14 @@ _LAST_CALLS: Final = 1.0
 
 
 async def serve(
-    _planes: DecisionPlane, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
+    planes: DecisionPlane, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
 ) -> None:
     """Serve until SIGTERM. Announces a drain when the supervisor does, not when this process alone ends."""
     draining = asyncio.Event()
     supervisor.on_drain(draining.set)
     announcing = asyncio.create_task(_announce(server, draining))
+    if settings.http_listen and settings.decides:
+        planes.join()
     supervisor.report_ready()
     await stop.wait()
     announcing.cancel()

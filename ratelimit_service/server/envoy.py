@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from time import monotonic
 from typing import Final
 
@@ -31,9 +32,16 @@ costs 31.6 us instead of 28, and a worker on two cores decides 47,000 calls a se
 
 
 def envoy_supervisor(
-    instance: Instance, operations: Slot, certificates: Certificates | None, background: Background
+    instance: Instance,
+    operations: Slot,
+    http: Sequence[Slot],
+    certificates: Certificates | None,
+    background: Background,
 ) -> Supervisor:
-    """The supervisor of `settings.workers` Envoys, with TLS if there are certificates, and of what is behind them."""
+    """The supervisor of `settings.workers` Envoys, with TLS if there are certificates, and of what is behind them.
+
+    HTTP may be none.
+    """
     control = ControlPlanes(instance)
     tls = None if certificates is None else _open_tls(instance, certificates, background)
     numbers = itertools.count(1)
@@ -67,7 +75,7 @@ def envoy_supervisor(
         return Slot(start_envoy, instance.on_exit)
 
     front = [slot(f"envoy {n}") for n in range(1, instance.settings.workers + 1)]
-    return Supervisor(front=front, back=[Slot(control.start, instance.on_exit), operations])
+    return Supervisor(front=[*front, *http], back=[Slot(control.start, instance.on_exit), operations])
 
 
 def _shed_paths(settings: Settings) -> list[str]:

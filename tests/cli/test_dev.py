@@ -74,6 +74,7 @@ def test_port_0_is_any_free_port(transport: str, own_dev_server: DevServer) -> N
         "RATELIMIT_TRANSPORT": transport,
         "RATELIMIT_LISTEN": "127.0.0.1:0",
         "RATELIMIT_OPERATIONS_LISTEN": "127.0.0.1:0",
+        "RATELIMIT_HTTP_LISTEN": "127.0.0.1:0",
     }
     own_dev_server.start()
     listen = own_dev_server.state["listen"]
@@ -84,6 +85,10 @@ def test_port_0_is_any_free_port(transport: str, own_dev_server: DevServer) -> N
     assert metrics is not None
     with urllib.request.urlopen(f"{metrics[1]}/metrics", timeout=10) as response:
         assert b"ratelimit_decisions_total" in response.read()
+    curl = re.search(r"^  curl .*$", own_dev_server.output, re.MULTILINE)
+    assert curl is not None
+    done = subprocess.run(["sh", "-c", curl[0]], capture_output=True, check=True, timeout=20)
+    assert json.loads(done.stdout)["allowed"] is True
 
 
 def test_only_the_owner_may_read_secrets(dev_server: DevServer) -> None:
@@ -102,7 +107,7 @@ def test_a_second_dev_on_the_folder_is_refused(dev_server: DevServer) -> None:
     assert dev_server.run("check", "--cost", "0", RATELIMIT_API_KEY=dev_server.state["api_key"]).returncode == 0
 
 
-@pytest.mark.parametrize("setting", ["RATELIMIT_LISTEN", "RATELIMIT_OPERATIONS_LISTEN"])
+@pytest.mark.parametrize("setting", ["RATELIMIT_LISTEN", "RATELIMIT_OPERATIONS_LISTEN", "RATELIMIT_HTTP_LISTEN"])
 def test_a_taken_port_is_refused_before_anything_starts(setting: str, own_dev_server: DevServer) -> None:
     """A port that another process holds is reported with its setting in one line, and no store is started."""
     with socket.socket() as taken:

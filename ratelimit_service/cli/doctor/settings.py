@@ -137,6 +137,8 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
     yield Finding.ok("port", f"{settings.listen} is free")
     if settings.admin_listen:
         yield _check_port("admin port", settings.admin_listen, "RATELIMIT_ADMIN_LISTEN")
+    if settings.http_listen:
+        yield _check_port("http port", settings.http_listen, "RATELIMIT_HTTP_LISTEN")
     if settings.operations_listen:
         yield _check_port("operations port", settings.operations_listen, "RATELIMIT_OPERATIONS_LISTEN")
     if settings.console_listen:
