@@ -281,8 +281,8 @@ class Settings(BaseSettings):
     def _check_endpoint(cls, url: str) -> str:
         if url and not _ENDPOINT.fullmatch(url):
             raise ValueError(
-                "write http://host:4317, or https://host:4317 for TLS, without a path; a token for the collector is set "
-                "by OTEL_EXPORTER_OTLP_HEADERS"
+                "write http://host:4317, or https://host:4317 for TLS, without a path; a token for the collector is "
+                "set by OTEL_EXPORTER_OTLP_HEADERS"
             )
         return url
 
