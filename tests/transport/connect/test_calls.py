@@ -67,7 +67,8 @@ def test_administration(server: Server, http: str) -> None:
     listed = call(http, "ManageKey", {"list": {"subject": "by-http"}}, server.tokens[Role.VIEWER])
     assert [each["key_id"] for each in listed.body["list"]["keys"]] == [key["key"]["key_id"]]
     usage = call(http, "QueryUsage", {"step": "3600s", "group_by": ["PLAN"]}, server.tokens[Role.VIEWER])
-    assert (usage.status, usage.body["rows"]) == (200, [])
+    assert usage.status == 200
+    assert {row["plan"] for row in usage.body["rows"]} <= {"free"}  # counted by now, or not yet
 
 
 def test_errors_have_the_details_of_grpc(server: Server, http: str) -> None:
