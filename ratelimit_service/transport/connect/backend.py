@@ -42,6 +42,8 @@ class Backend:
 
     async def call(self, method: str, message: bytes, metadata: Metadata, seconds: float) -> bytes:
         """The response of METHOD, within so many SECONDS. Raises Failed. When it is cancelled, so is the call."""
+        if seconds <= 0:  # the library sends such a call all the same, and the server may be faster
+            raise Failed(to_status(_too_late(seconds)))
         connection = self._free()
         connection.in_flight += 1
         try:
@@ -96,7 +98,11 @@ def _status_of(error: grpc.aio.AioRpcError, method: str, seconds: float) -> stat
 def _error_of(error: grpc.aio.AioRpcError, method: str, seconds: float) -> ServiceError:
     code = error.code().value[0]
     if code == Code.DEADLINE_EXCEEDED:
-        return DeadlineExceeded(f"the call was not answered within {seconds:g} seconds; allow it more time")
+        return _too_late(seconds)
     if code in {Code.UNAVAILABLE, Code.CANCELLED}:
         return Unavailable("what answers calls is being replaced; send it again", reason="DRAINING")
     return to_service_error(error, method)
+
+
+def _too_late(seconds: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the call was not answered within {seconds:g} seconds; allow it more time")
