@@ -1,13 +1,14 @@
 """What commands take to start, beside a Python that does nothing: `python -m bench.command_line`.
 
-Starts a server of its own, and runs each command in turns with `python -c pass`. The figures are medians of the time
-until a command has ended: what it takes more than that Python, in seconds and as a ratio. Commands that call the server
-include that call.
+Starts a server of its own, and runs each command in turns with `python -c pass`. The figures are medians: of the time
+until a command has ended and of what it takes of the CPU, each as what it is more than that Python's, and the ratio of
+the times. Commands that call the server include that call. On a machine with other work the CPU time says more.
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 _PROGRAM: Final = str(Path(sys.executable).parent / "ratelimit-service")
 _NOTHING: Final = (sys.executable, "-c", "pass")
@@ -50,14 +51,28 @@ def server() -> Iterator[Mapping[str, str]]:
             process.wait()
 
 
-def seconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """How long it takes. Ends the benchmark if it fails."""
+class Run(NamedTuple):
+    """Seconds until a command had ended, and of CPU that it took."""
+
+    wall: float
+    cpu: float
+
+
+def run(command: Sequence[str], environment: Mapping[str, str]) -> Run:
+    """Run it. Ends the benchmark if it fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
-    took = time.perf_counter() - began
+    wall = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
-    return took
+    return Run(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def medians(runs: Sequence[Run]) -> Run:
+    """Of each figure, without the first run, which has a cold cache."""
+    return Run(median(each.wall for each in runs[1:]), median(each.cpu for each in runs[1:]))
 
 
 def main() -> None:
@@ -74,15 +89,16 @@ def main() -> None:
     commands = {name: (_PROGRAM, *name.split()) for name in arguments.commands}
     with server() as environment:
         all_commands = {"": _NOTHING, **commands}
-        taken: dict[str, list[float]] = {name: [] for name in all_commands}
-        for _ in range(arguments.repeats + 1):  # the first run, from a cold cache, does not count
+        runs: dict[str, list[Run]] = {name: [] for name in all_commands}
+        for _ in range(arguments.repeats + 1):
             for name, command in all_commands.items():
-                taken[name].append(seconds(command, environment))
-    nothing = median(taken[""][1:])
-    print(f"python -c pass: {nothing:.3f} s; the bar is {_BAR} s more")
+                runs[name].append(run(command, environment))
+    nothing = medians(runs[""])
+    print(f"python -c pass: {nothing.wall:.3f} s, CPU {nothing.cpu:.3f} s; the bar is {_BAR} s more")
     for name in commands:
-        found = median(taken[name][1:])
-        print(f"{name:<16} {found:.3f} s, {found - nothing:.3f} s more, {found / nothing:.1f} times as long")
+        wall, cpu = medians(runs[name])
+        more = f"{wall - nothing.wall:.3f} s more, {wall / nothing.wall:.1f} times as long"
+        print(f"{name:<16} {wall:.3f} s, {more}; CPU {cpu - nothing.cpu:.3f} s more")
 
 
 if __name__ == "__main__":
