@@ -236,12 +236,48 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
     log_format: Literal["text", "json"] = Field(default="text", description="`text` for people, `json` for collectors.")
+    access_log_sampling: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="The share of calls that get a line in the log, at level info, with the decision: at most 100 a "
+        "second of one process. 0: none.",
+    )
+    otlp_endpoint: str = Field(
+        default="",
+        description="The OpenTelemetry collector that spans are sent to by OTLP over gRPC: `http://host:4317`, or "
+        "`https://`. If empty, no call is traced.",
+    )
+    trace_sampling: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="The share of calls that are traced, of those whose callers have no trace of their own. For "
+        "RATELIMIT_OTLP_ENDPOINT.",
+    )
+    trace_followed: int = Field(
+        default=100,
+        ge=0,
+        le=100_000,
+        description="Calls a second and process that are traced, besides, because their callers trace them (the flag "
+        "of `traceparent`): of callers with a role, or of any where decisions need none. 0 follows no caller.",
+    )
 
     @field_validator("gateway_certificates")
     @classmethod
     def _check_gateways(cls, text: str) -> str:
         parse_gateways(text)
         return text
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, url: str) -> str:
+        if url and not _ENDPOINT.fullmatch(url):
+            raise ValueError(
+                "write http://host:4317, or https://host:4317 for TLS, without a path; a token for the collector is "
+                "set by OTEL_EXPORTER_OTLP_HEADERS"
+            )
+        return url
 
     @property
     def checks_protected(self) -> bool:
@@ -279,6 +315,8 @@ class Settings(BaseSettings):
         """The names of gateway_certificates: DNS names in lower case, and URIs, which have a colon, as they are."""
         return parse_gateways(self.gateway_certificates)
 
+
+_ENDPOINT: Final = re.compile(r"https?://[^/?#@\s]+/?")
 
 _DNS_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*")
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*:[!-+\--~]{1,2000}")

@@ -23,7 +23,7 @@ from release.versions import ROOT, named, version
 
 _PIP: Final = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 _SDIST: Final = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-_EXTRAS: Final = "console,envoy"
+_EXTRAS: Final = "console,envoy,otel"
 """What an installation in production has, as deploy/ installs it. The SBOM is of this."""
 
 

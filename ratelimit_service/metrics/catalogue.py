@@ -587,6 +587,25 @@ PROCESS_MEMORY: Final = Described(
     {"process": _PROCESS},
 )
 
+# Traces and the access log
+
+SPANS: Final = Described(
+    "ratelimit_spans_total",
+    Kind.COUNTER,
+    "Spans of calls that are traced, by what became of them; `dropped`: there was no room, since they were not sent as "
+    "fast as they came.",
+    "`failed`: the collector is away, or refuses them; the log says why. `dropped`: so too, or lower "
+    "`RATELIMIT_TRACE_SAMPLING`. No call is kept waiting by either.",
+    {"result": ("exported", "failed", "dropped")},
+)
+ACCESS_LINES: Final = Described(
+    "ratelimit_access_log_lines_total",
+    Kind.COUNTER,
+    "Lines of the access log that were written, and that were left out because a process writes 100 a second at most.",
+    "Any left out: lower `RATELIMIT_ACCESS_LOG_SAMPLING`, so that the lines are a fair sample.",
+    {"result": ("written", "left_out")},
+)
+
 SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     "Calls": (CALLS, CALL_SECONDS, OPEN_STREAMS, OUT_OF_BOUNDS, IGNORED_FIELDS),
     "Decisions": (
@@ -611,6 +630,7 @@ SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     "Alerts of the service itself": (
         *(ALERTS_FIRING, ALERT_SUBJECTS_UNREAD, ALERT_DELIVERIES, ALERT_DELIVERIES_PENDING),
     ),
+    "Traces and access log": (SPANS, ACCESS_LINES),
     "Server and processes": (
         *(WORKERS, WORKERS_CONFIGURED, STORE_UP, DEGRADED, BUILD, PROCESS_START, PROCESS_CPU, PROCESS_LOOP),
         *(PROCESS_DELAY, PROCESS_CALLS, PROCESS_MEMORY),

@@ -182,6 +182,21 @@ class Switch(Protocol):
         ...
 
 
+class Exported(Protocol):
+    """The part of the export of spans that is read here: spans so far, by what became of them."""
+
+    exported: int
+    failed: int
+    dropped: int
+
+
+class Lines(Protocol):
+    """The part of the access log that is read here: lines so far, by what became of them."""
+
+    written: int
+    left_out: int
+
+
 class Watched(NamedTuple):
     """The sources of one worker's metrics: its two engines, what it has in memory, and what Envoy's methods count."""
 
@@ -201,6 +216,8 @@ class Watched(NamedTuple):
     handover: HandedOver | None = None
     settlements: Settled | None = None
     streams: Sized = ()
+    spans: Exported | None = None
+    access_log: Lines | None = None
 
 
 def _outcome(reason: Reason, source: Source) -> Outcome:
@@ -243,6 +260,7 @@ class WorkerMetrics:
         self._count_decisions()
         self._count_events(counts.round_trips)
         self._count_optional()
+        self._count_recorded()
         if watched.settlements is not None:
             self._count_reservations(counts, watched.settlements)
         self._show_numbers(counts, breaker_open)
@@ -331,6 +349,16 @@ class WorkerMetrics:
             ):
                 self._count(catalogue.HANDED_OVER, read, result)
 
+    def _count_recorded(self) -> None:
+        """What is recorded of single calls. Each counter is there also where none is recorded."""
+        for described, counts in (
+            (catalogue.SPANS, self._watched.spans),
+            (catalogue.ACCESS_LINES, self._watched.access_log),
+        ):
+            results = described.labels["result"]
+            for result in results:
+                self._count(described, partial(_number_of, counts, result), result)
+
     def _count_reservations(self, counts: Counts, settlements: Settled) -> None:
         events, round_trips = counts.reservations.events, counts.round_trips
         reads: dict[str, Callable[[], float]] = {event: partial(events.__getitem__, event) for event in events}
@@ -402,6 +430,11 @@ class WorkerMetrics:
             self._counters[name] = counter(described, self.registry)
         made = self._counters[name]
         self._exports[name, *values] = CounterExport(read, made.labels(*values) if values else made)
+
+
+def _number_of(counts: object, name: str) -> int:
+    """The number of this NAME in COUNTS, 0 if there are none."""
+    return int(getattr(counts, name, 0))
 
 
 def _sum(taken: Distribution) -> int:

@@ -37,6 +37,8 @@ async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink, *, 
         stop = asyncio.Event()
         # Only now: up to here no call can be lost, and SIGTERM ends the process at once.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        if planes.recorder is not None:
+            planes.recorder.start()
         await server.start()
         tune_collector()
         releasing = asyncio.create_task(keep_releasing())

@@ -1,8 +1,8 @@
 """What the methods of RateLimitService do, on any transport."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     ExtendHoldResponse,
@@ -22,6 +22,9 @@ from ratelimit_service.decision.settlement import Settlements
 from ratelimit_service.errors import PermissionDenied, ServiceError
 from ratelimit_service.management.tokens import UNDECIDED as TOKEN_UNDECIDED
 from ratelimit_service.management.tokens import Caller, Role
+
+DecideGroup: TypeAlias = Callable[[Sequence[NewCheck | PreparedCheck], Caller, float | None], Awaitable[list[bytes]]]
+"""Decides checks of a caller as `RateLimitService.decide_group` does."""
 
 P = TypeVar("P", bound=PreparedCheck | Decision | ServiceError)
 

@@ -19,22 +19,25 @@ from ratelimit_service.api.overload.fair_queue import Generation
 from ratelimit_service.api.status import NO_RETRY_KEY, clip, to_metadata, to_service_error
 from ratelimit_service.errors import Code, ServiceError, release
 from ratelimit_service.metrics import CallCounts
+from ratelimit_service.tracing.call import SampledCall
 from ratelimit_service.transport.grpcio.context import Context, Present, deadline_of
 
 
 class Call:
     """One call: its full method name (`/ratelimit.v1.KeyAdminService/ManageKey`), its context and its caller.
 
-    `presented` is what it presents of its caller, known once it was authenticated.
+    `presented` is what it presents of its caller, known once it was authenticated. `sampled` is what is recorded of it,
+    None for nearly all calls.
     """
 
-    __slots__ = ("caller", "context", "method", "presented")
+    __slots__ = ("caller", "context", "method", "presented", "sampled")
 
     def __init__(self, method: str, context: Context) -> None:
         self.method = method
         self.context = context
         self.caller = ANONYMOUS
         self.presented = Presented()
+        self.sampled: SampledCall | None = None
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[bytes]]

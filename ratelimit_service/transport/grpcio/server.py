@@ -16,6 +16,7 @@ from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.messages import ON_ADMIN_PORT, ON_CONTROL_PLANE, ON_DECISION_PLANE
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.api.recording import Recorder
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
 from ratelimit_service.settings import Settings
@@ -110,6 +111,11 @@ class Decisions(Protocol):
         ...
 
     @property
+    def recorder(self) -> Recorder | None:
+        """Records sampled calls; None: no call is sampled."""
+        ...
+
+    @property
     def probes(self) -> Mapping[str, Probe]:
         """Checks of the components that the health service reports, by name."""
         ...
@@ -177,13 +183,14 @@ class GrpcServer:
         admission = decision_admission(
             planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
         )
-        intercept = decision_interceptor(admission, calls, present, planes.overload)
+        recorder = planes.recorder
+        intercept = decision_interceptor(admission, calls, present, planes.overload, recorder)
         decisions = decision_methods(
-            planes.rate_limit, admission, intercept, unfinished, planes.overload
+            planes.rate_limit, admission, intercept, unfinished, planes.overload, recorder=recorder
         ) | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished, planes.overload)
         admin: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
         if key_admin is not None:
-            admin = admin_methods(key_admin, planes.authenticator, calls, present, unfinished)
+            admin = admin_methods(key_admin, planes.authenticator, calls, present, unfinished, recorder=recorder)
         self._ports = _ports(settings, decisions, admin)
         self._health = Health(planes.probes, {service for port in self._ports for service in port.services})
         self._notify: Notify = send_goaway
