@@ -38,6 +38,7 @@ RUN_BY: Final = {
     ("docs/tutorial.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/configuration.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/metrics.md", "yaml"): "tests/test_monitoring_documents.py",
+    ("docs/tracing.md", "json"): "tests/server/test_tracing.py",
     ("docs/runbook.md", "sh"): "tests/server/test_monitoring.py",
     ("docs/production.md", "yaml"): "tests/documentation/test_snippets.py",
     ("docs/token-budgets.md", "yaml"): "tests/documentation/test_snippets.py",
@@ -81,6 +82,8 @@ NOT_RUN: Final = {
     ("docs/guides/upgrade.md", ""): "needs the version before; tests/faults/two_versions.py is one of the commands",
     ("docs/migrate-from-envoyproxy-ratelimit.md", ""): "examples of what the import prints",
     ("docs/planes.md", "sh"): "servers on several machines; tests/server/test_planes.py starts them on one",
+    ("docs/tracing.md", "yaml"): "for a collector; tests/server/test_tracing.py has its own receiver",
+    ("docs/tracing.md", ""): "needs that collector",
     ("docs/token-budgets.md", ""): "for the YAML before it as a file, which is run",
 }
 """Blocks that cannot be run here, each with the reason."""
