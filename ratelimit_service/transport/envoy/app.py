@@ -11,7 +11,7 @@ from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import not_served
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.overload.heavy import HEAVY_BYTES
-from ratelimit_service.api.rate_limit.reader import read_extension, read_settlement
+from ratelimit_service.api.rate_limit.reader import read_extension, read_grant, read_settlement
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.admission import Bounds, Count, Method
@@ -22,6 +22,7 @@ from ratelimit_service.transport.envoy.paths import (
     BATCH,
     CHECK,
     EXTEND,
+    GRANT,
     SETTLE,
     SHOULD_RATE_LIMIT,
     STREAM,
@@ -55,11 +56,13 @@ def decision_methods(
     """The methods of RateLimitService, by path."""
     read = service.reader
     batch = Method(BATCH, admission, count, bounds, heavy_from=HEAVY_BYTES)
+    grant = Method(GRANT, admission, count, bounds, heavy_from=HEAVY_BYTES)
     return {
         CHECK: unary(Method(CHECK, admission, count, bounds), read.check, service.check_limit),
         BATCH: unary(batch, read.batch, service.batch_check_limit),
         SETTLE: unary(Method(SETTLE, admission, count, bounds), read_settlement, service.settle_limit),
         EXTEND: unary(Method(EXTEND, admission, count, bounds), read_extension, service.extend_hold),
+        GRANT: unary(grant, read_grant, service.grant),
         STREAM: stream(Method(STREAM, admission, count, bounds), service, drain),
     }
 

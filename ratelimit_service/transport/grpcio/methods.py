@@ -32,7 +32,7 @@ from ratelimit_service.api.messages import (
 )
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
-from ratelimit_service.api.rate_limit.reader import read_extension, read_settlement
+from ratelimit_service.api.rate_limit.reader import read_extension, read_grant, read_settlement
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.metrics import CallCounts
@@ -114,6 +114,7 @@ def decision_methods(
     """The methods of RateLimitService."""
     read = service.reader
     batch = unary(read.batch, service.batch_check_limit, unfinished, heavy=overload.heavy)
+    grant = unary(read_grant, service.grant, unfinished, heavy=overload.heavy)
     return _bound(
         RATE_LIMIT_SERVICE,
         {
@@ -121,6 +122,7 @@ def decision_methods(
             "BatchCheckLimit": (_single, intercept(batch)),
             "SettleLimit": (_single, intercept(unary(read_settlement, service.settle_limit, unfinished))),
             "ExtendHold": (_single, intercept(unary(read_extension, service.extend_hold, unfinished))),
+            "Grant": (_single, intercept(grant)),
             "StreamCheckLimit": (_streamed, intercept(stream(service, admission), stream=True)),
         },
     )
