@@ -157,7 +157,10 @@ class Holder:
             try:
                 timeout = 0.002 if chance.random() < 0.1 else 5
                 granted = await chance.choice(self._stubs).Grant(request, metadata=metadata, timeout=timeout)
-            except grpc.aio.AioRpcError:  # nobody knows whether it was made: all of it is returned
+            except grpc.aio.AioRpcError:
+                granted = GrantResponse(per_call=GrantResponse.STORE_UNAVAILABLE)
+            if granted.per_call == GrantResponse.STORE_UNAVAILABLE:
+                # Nobody knows whether it was made, or the returns were: all of it is returned.
                 self.lost += 1
                 self._returns = [*returns, {"grant_id": request.grant_id, "unused": wants}][-64:]
                 continue

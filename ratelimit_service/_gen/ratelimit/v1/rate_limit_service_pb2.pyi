@@ -733,7 +733,9 @@ class GrantResponse(_message.Message):
         UNENFORCED: GrantResponse._PerCall.ValueType  # 5
         """No limit refuses calls now: see Enforcement. What is spent has to be seen by the limits all the same."""
         STORE_UNAVAILABLE: GrantResponse._PerCall.ValueType  # 6
-        """The bucket store is unavailable, or has no memory left for grants: CheckLimit decides by the plan's `on_store_failure`."""
+        """The bucket store is unavailable, did not reply in time, or has no memory left for grants: CheckLimit decides by the plan's
+        `on_store_failure`. The grant may have been made all the same: return all of it, by its id, with the next request.
+        """
         TOO_MANY_GRANTS: GrantResponse._PerCall.ValueType  # 7
         """This server has granted to the key 1,000 times within this second."""
 
@@ -753,7 +755,9 @@ class GrantResponse(_message.Message):
     UNENFORCED: GrantResponse.PerCall.ValueType  # 5
     """No limit refuses calls now: see Enforcement. What is spent has to be seen by the limits all the same."""
     STORE_UNAVAILABLE: GrantResponse.PerCall.ValueType  # 6
-    """The bucket store is unavailable, or has no memory left for grants: CheckLimit decides by the plan's `on_store_failure`."""
+    """The bucket store is unavailable, did not reply in time, or has no memory left for grants: CheckLimit decides by the plan's
+    `on_store_failure`. The grant may have been made all the same: return all of it, by its id, with the next request.
+    """
     TOO_MANY_GRANTS: GrantResponse.PerCall.ValueType  # 7
     """This server has granted to the key 1,000 times within this second."""
 
