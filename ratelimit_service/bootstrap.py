@@ -53,6 +53,7 @@ from ratelimit_service.decision.descriptors.held import HeldCalls
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.enforcement import Enforcement, SwitchUpdater
 from ratelimit_service.decision.engine import DecisionEngine
+from ratelimit_service.decision.grants import Grants
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
@@ -354,12 +355,13 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         engine = DecisionEngine(keys, buckets, local, tally, ids)
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
         settlements = Settlements(keys, buckets, ids)
+        grants = Grants(keys, buckets, clock)
         headers = LimitHeaders(settings.limit_headers)
         out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
         envoy_rate_limit = EnvoyRateLimitService(
             descriptor_engine, HeldCalls(rules, engine, settlements), headers, clock, out_of_bounds
         )
-        rate_limit = RateLimitService(engine, settlements, clock, cached_requests=settings.policy_cache_size)
+        rate_limit = RateLimitService(engine, settlements, grants, clock, cached_requests=settings.policy_cache_size)
         watched = Watched(
             engine,
             descriptor_engine,
@@ -379,6 +381,7 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
             rate_limit.streams,
             spans,
             access_log,
+            grants,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()

@@ -167,6 +167,24 @@ CLAMPED_TOKENS: Final = Described(
     "Tokens of settled calls above the overdraft of a limit: not charged.",
     "Rises: costs are far above their estimates; reserve more, or allow a larger overdraft.",
 )
+GRANTS: Final = Described(
+    "ratelimit_grants_total",
+    Kind.COUNTER,
+    "Grants by event; asked: calls that want units; made: those that got some; repeated: the same grant or return "
+    "again, which changes nothing; returned: with what was spent; gone: returned when the store did not know it any "
+    "more, or never did.",
+    "Made but not returned: holders die or forget to. Gone: they return too late, and what they did not spend stays "
+    "charged.",
+    {"event": ("asked", "made", "repeated", "returned", "gone")},
+)
+GRANT_UNITS: Final = Described(
+    "ratelimit_grant_units_total",
+    Kind.COUNTER,
+    "Units of grants: granted, returned unused, and spent, as holders report it.",
+    "Granted less returned and spent, over all servers, is what holders have now, or have never reported: a second's "
+    "worth of calls, unless they die.",
+    {"units": ("granted", "returned", "spent")},
+)
 ENFORCEMENT_OFF: Final = Described(
     "ratelimit_enforcement_off",
     Kind.GAUGE,
@@ -611,7 +629,7 @@ SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     "Calls": (CALLS, CALL_SECONDS, OPEN_STREAMS, OUT_OF_BOUNDS, IGNORED_FIELDS),
     "Decisions": (
         *(DECISIONS, DESCRIPTOR_DECISIONS, PLAN_DECISIONS, LIMIT_DENIALS, RESERVATIONS, OPEN_RESERVATIONS),
-        *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, ENFORCEMENT_OFF),
+        *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, GRANTS, GRANT_UNITS, ENFORCEMENT_OFF),
     ),
     "Overload": (REFUSED_CALLS, TURN_SECONDS, QUEUE_AGE, BOUND),
     "Bucket store": (

@@ -66,6 +66,13 @@ class Settled(Protocol):
     """The number of reservations that were ended because their callers had left."""
 
 
+class Asked(Protocol):
+    """The part of the grants that is read here."""
+
+    asked: int
+    """The number of calls that wanted units."""
+
+
 class Tokens(Protocol):
     """The part of the known tokens that is read here."""
 
@@ -218,6 +225,7 @@ class Watched(NamedTuple):
     streams: Sized = ()
     spans: Exported | None = None
     access_log: Lines | None = None
+    grants: Asked | None = None
 
 
 def _outcome(reason: Reason, source: Source) -> Outcome:
@@ -263,6 +271,8 @@ class WorkerMetrics:
         self._count_recorded()
         if watched.settlements is not None:
             self._count_reservations(counts, watched.settlements)
+        if watched.grants is not None:
+            self._count_grants(counts, watched.grants)
         self._show_numbers(counts, breaker_open)
         self._process = ProcessMetrics(self.registry, watched.overload)
 
@@ -368,6 +378,14 @@ class WorkerMetrics:
             self._count(catalogue.RESERVATIONS, read, event)
         self._count(catalogue.CLAMPED_TOKENS, lambda: counts.reservations.clamped)
         self._count(catalogue.OVERDRAWN_CHARGES, lambda: counts.reservations.overdrawn)
+
+    def _count_grants(self, counts: Counts, grants: Asked) -> None:
+        events, units = counts.reservations.grants.events, counts.reservations.grants.units
+        self._count(catalogue.GRANTS, lambda: grants.asked, "asked")
+        for event in events:
+            self._count(catalogue.GRANTS, partial(events.__getitem__, event), event)
+        for what in units:
+            self._count(catalogue.GRANT_UNITS, partial(units.__getitem__, what), what)
 
     def _show_numbers(self, counts: Counts, breaker_open: Callable[[], bool]) -> None:
         watched, round_trips = self._watched, counts.round_trips

@@ -15,7 +15,7 @@ from ratelimit_service.api.messages import not_served
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.overload.heavy import HEAVY_BYTES
 from ratelimit_service.api.rate_limit.described import describe_check, describe_checks
-from ratelimit_service.api.rate_limit.reader import read_extension, read_settlement
+from ratelimit_service.api.rate_limit.reader import read_extension, read_grant, read_settlement
 from ratelimit_service.api.rate_limit.service import DecideGroup, RateLimitService
 from ratelimit_service.api.recording import Describe, Recorder, nothing_described
 from ratelimit_service.errors import StartupError
@@ -27,6 +27,7 @@ from ratelimit_service.transport.envoy.paths import (
     BATCH,
     CHECK,
     EXTEND,
+    GRANT,
     SETTLE,
     SHOULD_RATE_LIMIT,
     STREAM,
@@ -72,6 +73,7 @@ def decision_methods(  # noqa: PLR0913  what they are made of
     read = service.reader
     check, settle, extend = (Method(path, admission, count, bounds) for path in (CHECK, SETTLE, EXTEND))
     batch = Method(BATCH, admission, count, bounds, heavy_from=HEAVY_BYTES)
+    grant = Method(GRANT, admission, count, bounds, heavy_from=HEAVY_BYTES)
     decide: DecideGroup = service.decide_group
     if recorder is not None:
         decide = recorder.groups(STREAM, decide, describe_checks)
@@ -80,6 +82,7 @@ def decision_methods(  # noqa: PLR0913  what they are made of
         BATCH: _unary(batch, read.batch, service.batch_check_limit, describe_checks, recorder),
         SETTLE: _unary(settle, read_settlement, service.settle_limit, nothing_described, recorder),
         EXTEND: _unary(extend, read_extension, service.extend_hold, nothing_described, recorder),
+        GRANT: _unary(grant, read_grant, service.grant, nothing_described, recorder),
         STREAM: stream(Method(STREAM, admission, count, bounds), service, decide, drain),
     }
 

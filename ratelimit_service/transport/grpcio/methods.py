@@ -35,7 +35,7 @@ from ratelimit_service.api.messages import (
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.rate_limit.described import describe_check, describe_checks
-from ratelimit_service.api.rate_limit.reader import read_extension, read_settlement
+from ratelimit_service.api.rate_limit.reader import read_extension, read_grant, read_settlement
 from ratelimit_service.api.rate_limit.service import DecideGroup, RateLimitService
 from ratelimit_service.api.recording import Describe, Recorder, nothing_described
 from ratelimit_service.api.wire import Serializable
@@ -150,6 +150,7 @@ def decision_methods(  # noqa: PLR0913  what they are made of
     """The methods of RateLimitService. RECORDER records groups of checks on streams; None: none is sampled."""
     read = service.reader
     batch = unary(read.batch, service.batch_check_limit, unfinished, heavy=overload.heavy)
+    grant = unary(read_grant, service.grant, unfinished, heavy=overload.heavy)
     decide: DecideGroup = service.decide_group
     if recorder is not None:
         decide = recorder.groups(f"/{RATE_LIMIT_SERVICE}/StreamCheckLimit", decide, describe_checks)
@@ -160,6 +161,7 @@ def decision_methods(  # noqa: PLR0913  what they are made of
             "BatchCheckLimit": (_single, intercept(batch, describe_checks)),
             "SettleLimit": (_single, intercept(unary(read_settlement, service.settle_limit, unfinished))),
             "ExtendHold": (_single, intercept(unary(read_extension, service.extend_hold, unfinished))),
+            "Grant": (_single, intercept(grant)),
             "StreamCheckLimit": (_streamed, intercept(stream(service, decide, admission), stream=True)),
         },
     )
