@@ -4,6 +4,8 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import grpc
@@ -70,6 +72,19 @@ class Caller:
         return self.call(f"{CHECKS}/CheckLimit", request, checks_pb2.CheckLimitResponse, flags=flags, token=token)
 
 
+def traced_over_http(server: Server, api_key: str, trace_id: str) -> int:
+    """Call CheckLimit in JSON, in this trace. Returns the HTTP status."""
+    headers = {
+        "content-type": "application/json",
+        "authorization": f"Bearer {server.tokens[Role.GATEWAY]}",
+        "traceparent": f"00-{trace_id}-{PARENT}-01",
+        "tracestate": "vendor=opaque",
+    }
+    with closing(HTTPConnection(server.settings.http_listen, timeout=5)) as connection:
+        connection.request("POST", f"/{CHECKS}/CheckLimit", json.dumps({"api_key": api_key, "cost": 0}), headers)
+        return connection.getresponse().status
+
+
 def total(server: Server, metric: str) -> float:
     """The sum of a metric's samples with these labels."""
     text = ask(server.settings.operations_listen, "/metrics").text
@@ -97,6 +112,7 @@ def test_a_caller_s_trace_goes_on_to_the_store(  # noqa: PLR0915  one server for
         log_format="json",
         protect_checks=True,
         operations_listen=free_address(),
+        http_listen=free_address(),
         variables={"OTEL_EXPORTER_OTLP_TIMEOUT": "1", "OTEL_EXPORTER_OTLP_HEADERS": "x-collector=c0llector-s3cret"},
     )
     key_id, api_key = server.key("once")
@@ -123,7 +139,9 @@ def test_a_caller_s_trace_goes_on_to_the_store(  # noqa: PLR0915  one server for
         admin_pb2.ManagePlanResponse,
         token=server.tokens[Role.ADMIN],
     )
-    followed = {first, again, denied, batched, wrong, described, authorized, managed}
+    over_http = f"{0xABBF:032x}"
+    assert traced_over_http(server, api_key, over_http) == 200
+    followed = {first, again, denied, batched, wrong, described, authorized, managed, over_http}
     spans = receiver.wait_for(lambda found: followed <= {span.trace_id.hex() for span in found})
 
     def call_of(trace_id: str) -> tuple[Span, dict[str, Any]]:
@@ -172,6 +190,7 @@ def test_a_caller_s_trace_goes_on_to_the_store(  # noqa: PLR0915  one server for
     _, found = call_of(authorized)
     assert (found["ratelimit.outcome"], found["ratelimit.key_id"]) == ("allowed", key_id)
     assert call_of(managed)[1]["rpc.method"] == "ManagePlan"
+    assert call_of(over_http)[1]["ratelimit.outcome"] == "allowed"
     assert in_trace(spans, quiet) == in_trace(spans, stranger) == []
 
     lines = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]

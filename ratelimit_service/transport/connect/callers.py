@@ -1,15 +1,17 @@
 """What a request presents of its caller, as the gRPC server behind this port reads it of our own proxies."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ratelimit_service.api.authentication import MAX_AUTHORIZATION
 from ratelimit_service.api.presented import CERTIFICATE_HEADER, PEER_HEADER, Presented
 from ratelimit_service.transport.connect.backend import Metadata
 
+_TRACE: Final = frozenset({b"traceparent", b"tracestate"})
+
 
 def metadata_of(scope: Mapping[str, Any], gateways: Collection[str]) -> Metadata:
-    """The metadata of the call: `authorization`, the peer, and the name of a gateway that its certificate has.
+    """The metadata of the call: `authorization`, the peer, the name of a gateway that its certificate has, its trace.
 
     GATEWAYS are the names of certificates that make their callers gateways. No other header is passed on, so that a
     caller cannot claim to be another peer.
@@ -19,6 +21,11 @@ def metadata_of(scope: Mapping[str, Any], gateways: Collection[str]) -> Metadata
     authorization = [value for name, value in scope["headers"] if name == b"authorization"]
     if authorization:
         found.append(("authorization", _printable(b",".join(authorization))))
+    found += [
+        (name.decode(), _printable(value))
+        for name, value in scope["headers"]
+        if name in _TRACE and len(value) <= MAX_AUTHORIZATION
+    ]
     names = _names(scope.get("state", {}).get("certificate") or {})
     certificate = min(names.intersection(gateways), default="")
     if certificate:
