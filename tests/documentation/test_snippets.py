@@ -64,6 +64,7 @@ RUN_BY: Final = {
     ("docs/guides/from-limitador.md", "sh"): "tests/test_guides.py",
     ("docs/guides/from-redis-scripts.md", "sh"): "tests/test_guides.py",
     ("docs/guides/from-redis-scripts.md", ""): "tests/test_guides.py",
+    ("docs/guides/upgrade.md", "yaml"): "tests/faults/test_upgrade.py",
     **{(f"deploy/envoy/{name}README.md", ""): EXAMPLES for name in ENVOY},
     **{(f"deploy/envoy/{name}README.md", "sh"): EXAMPLES for name in ENVOY if "llm" not in name},
 }
@@ -78,7 +79,7 @@ NOT_RUN: Final = {
     ("deploy/istio/README.md", ""): "needs a cluster; what is applied is checked by tests/deploy",
     ("docs/configuration.md", ""): "two environments, with addresses and tokens of their own",
     ("docs/guides/regions.md", ""): "servers of two regions",
-    ("docs/guides/upgrade.md", ""): "needs the version before; tests/faults/two_versions.py is one of the commands",
+    ("docs/guides/upgrade.md", ""): "needs the version before; tests/faults/test_two_versions.py goes by the page",
     ("docs/migrate-from-envoyproxy-ratelimit.md", ""): "examples of what the import prints",
     ("docs/planes.md", "sh"): "servers on several machines; tests/server/test_planes.py starts them on one",
     ("docs/token-budgets.md", ""): "for the YAML before it as a file, which is run",
