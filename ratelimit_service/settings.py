@@ -222,6 +222,14 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(
         default=10, ge=0, le=300, description="Seconds that calls in progress get to complete after SIGTERM."
     )
+    drain_delay: float = Field(
+        default=0,
+        ge=0,
+        le=300,
+        description="Seconds for which a server goes on as before after SIGTERM, but for its health (NOT_SERVING) and "
+        "/readyz (503). Then it closes its port and drains. Set it to more than balancers that check health need to "
+        "notice, such as Envoy, which would open connections to the closed port otherwise. 0 for none.",
+    )
     tls_certificate: Path | None = Field(
         default=None,
         description="PEM file of the certificate chain. If empty, the ports serve plain text. With it, the gRPC "

@@ -556,6 +556,13 @@ DEGRADED: Final = Described(
     "/readyz says why, and what it does to decisions.",
     {"mode": MODES},
 )
+CERTIFICATE_END: Final = Described(
+    "ratelimit_certificate_end_time_seconds",
+    Kind.GAUGE,
+    "When the first certificate in the file of a setting ends, in seconds since 1970. None without TLS.",
+    "Less time() it is how long there is left to renew it; a renewed file is read again by itself.",
+    {"setting": ("RATELIMIT_TLS_CERTIFICATE", "RATELIMIT_TLS_CLIENT_CA")},
+)
 BUILD: Final = Described(
     "ratelimit_build_info",
     Kind.GAUGE,
@@ -651,8 +658,8 @@ SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     ),
     "Traces and access log": (SPANS, ACCESS_LINES),
     "Server and processes": (
-        *(WORKERS, WORKERS_CONFIGURED, STORE_UP, DEGRADED, BUILD, PROCESS_START, PROCESS_CPU, PROCESS_LOOP),
-        *(PROCESS_DELAY, PROCESS_CALLS, PROCESS_MEMORY),
+        *(WORKERS, WORKERS_CONFIGURED, STORE_UP, DEGRADED, CERTIFICATE_END, BUILD, PROCESS_START, PROCESS_CPU),
+        *(PROCESS_LOOP, PROCESS_DELAY, PROCESS_CALLS, PROCESS_MEMORY),
     ),
 }
 """All metrics, in the order in which they are documented."""

@@ -100,7 +100,6 @@ class EnvoyChild:
         self.ended = child.ended
         self.kill = child.kill
         self.kill_hung = child.kill_hung
-        self.announce_drain = child.announce_drain
 
     @property
     def beats(self) -> int | None:
@@ -115,6 +114,9 @@ class EnvoyChild:
             if monotonic() >= until:
                 raise StartupError(f"{self.name} accepts no connections after {within:.0f} seconds; see its log")
             await asyncio.sleep(_POLL_SECONDS)
+
+    def announce_drain(self) -> None:
+        """Do nothing: its health is that of the process behind it."""
 
     async def drain(self, within: float) -> None:
         """Close its connections gracefully, wait at most WITHIN seconds until their calls have ended, and end it.

@@ -50,6 +50,14 @@ async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink, *, 
         await background.close()
 
 
+async def announce(server: GrpcServer, supervisor: SupervisorLink) -> None:
+    """Report the whole server's drain to health watchers once the supervisor announces it, and keep serving."""
+    draining = asyncio.Event()
+    supervisor.on_drain(draining.set)
+    await draining.wait()
+    await server.announce_drain()
+
+
 async def _unless_failed(server: GrpcServer, serving: Awaitable[None]) -> None:
     """Wait for SERVING, and end this process if the server fails before: the supervisor then starts another."""
     task = asyncio.ensure_future(serving)

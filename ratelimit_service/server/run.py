@@ -64,7 +64,7 @@ async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
         background.start("hang watch", HangWatch(supervisor.processes).run)
         try:
             async with _own_switch(instance, opened["listen"]):
-                await _supervise(supervisor, settings.drain_timeout, lambda: ready(settings.model_copy(update=opened)))
+                await _supervise(supervisor, settings, lambda: ready(settings.model_copy(update=opened)))
         finally:
             await supervisor.kill()  # whatever has happened, no process is left behind
             await background.close()
@@ -98,13 +98,14 @@ def _envoy_supervisor(
     return envoy_supervisor(instance, operations, http, found, background)
 
 
-async def _supervise(supervisor: Supervisor, within: float, ready: Callable[[], None]) -> None:
+async def _supervise(supervisor: Supervisor, settings: Settings, ready: Callable[[], None]) -> None:
     signals = Signals()
+    within = settings.drain_timeout
     with signals.handled(on_hangup=lambda: supervisor.restart(within)):
         if await _unless(signals.stop, supervisor.open()):
             ready()
             await signals.stop
-        await _unless(signals.hurry, supervisor.drain(within))
+        await _unless(signals.hurry, supervisor.drain(within, delay=settings.drain_delay))
 
 
 _STOP: Final = (signal.SIGTERM, signal.SIGINT)

@@ -69,6 +69,7 @@ RUN_BY: Final = {
     ("docs/guides/from-limitador.md", "sh"): "tests/test_guides.py",
     ("docs/guides/from-redis-scripts.md", "sh"): "tests/test_guides.py",
     ("docs/guides/from-redis-scripts.md", ""): "tests/test_guides.py",
+    ("docs/guides/upgrade.md", "yaml"): "tests/faults/test_upgrade.py",
     **{(f"deploy/envoy/{name}README.md", ""): EXAMPLES for name in ENVOY},
     **{(f"deploy/envoy/{name}README.md", "sh"): EXAMPLES for name in ENVOY if "llm" not in name},
 }
@@ -84,7 +85,7 @@ NOT_RUN: Final = {
     ("docs/configuration.md", ""): "two environments, with addresses and tokens of their own",
     ("docs/doctor.md", "sh"): "servers on several machines; tests/cli/test_doctor.py runs both on one",
     ("docs/guides/regions.md", ""): "servers of two regions",
-    ("docs/guides/upgrade.md", ""): "needs the version before; tests/faults/two_versions.py is one of the commands",
+    ("docs/guides/upgrade.md", ""): "needs the version before; tests/faults/test_two_versions.py goes by the page",
     ("docs/migrate-from-envoyproxy-ratelimit.md", ""): "examples of what the import prints",
     ("docs/planes.md", "sh"): "servers on several machines; tests/server/test_planes.py starts them on one",
     ("docs/tracing.md", "yaml"): "for a collector; tests/server/test_tracing.py has its own receiver",

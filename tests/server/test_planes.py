@@ -35,7 +35,8 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import Rate
 from ratelimit_service.bootstrap import open_services
 from ratelimit_service.cli.doctor import examination
 from ratelimit_service.cli.doctor.examination import MAX_USAGE_LAG, check_servers, findings_of
-from ratelimit_service.cli.doctor.examined import NotExamined, examine
+from ratelimit_service.cli.doctor.examined import Examined, NotExamined, examine
+from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.errors import CommandError, Exit
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.degraded import MODES
@@ -302,6 +303,13 @@ def wrong(
     )
 
 
+def finding_with(server: Examined, subject: str, **metrics: float) -> Finding:
+    """The finding on a subject, if the server had these metrics."""
+    changed = replace(server, metrics={**server.metrics, **metrics})
+    (finding,) = (each for each in findings_of(changed, datetime.now(UTC)) if each.subject == subject)
+    return finding
+
+
 def test_what_is_wrong_is_found(
     wrong: Server, apart: Apart, evicting: EmbeddedValkey, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +320,7 @@ def test_what_is_wrong_is_found(
     assert findings["redis memory"][0] == "warning"
     severity, message = findings["certificate"]
     assert (severity, "RATELIMIT_TLS_CERTIFICATE" in message, "ends in 2 days" in message) == ("warning", True, True)
+    assert abs(examine(address).metrics["ratelimit_certificate_end_time_seconds"] - time.time() - 2 * 86_400) < 3_600
     deadline = time.monotonic() + START_SECONDS
     while clocks_of(address) != {
         "that of postgres is half a minute behind that of the server",
@@ -332,9 +341,10 @@ def test_what_is_wrong_is_found(
     ended = {each.subject: each for each in findings_of(server, datetime.now(UTC) + timedelta(days=3))}
     assert ended["certificate"].severity.value == "error"
     assert "it is not accepted any more; put a renewed one in its place" in ended["certificate"].message
-    late = replace(server, metrics={**server.metrics, "ratelimit_usage_lag_seconds": MAX_USAGE_LAG + 1})
-    usage = next(each for each in findings_of(late, datetime.now(UTC)) if each.subject == "usage")
+    usage = finding_with(server, "usage", ratelimit_usage_lag_seconds=MAX_USAGE_LAG + 1)
     assert (usage.severity.value, "is not in Postgres" in usage.message) == ("warning", True)
+    webhook = finding_with(server, "webhook", ratelimit_alert_deliveries_pending=3)
+    assert (webhook.severity.value, "does not accept them: 3. " in webhook.message) == ("warning", True)
     by_grpc = found(f"https://{wrong.address}")
     assert by_grpc["server"] == ("ok", "reports SERVING, plane all")
     assert (by_grpc["certificate"][0], "ends in 2 days" in by_grpc["certificate"][1]) == ("warning", True)
@@ -353,8 +363,9 @@ def test_what_is_wrong_is_found(
     until_found(address, "server", "error", "not ready: no worker serves; its log says why")
     evicting.stop()
     _close_database(url)
-    findings = until_found(address, "redis", "error", "calls are decided by on_store_failure")
-    findings = until_found(address, "postgres", "error", "known keys are decided, unknown ones and changes are not")
+    until_found(address, "redis", "error", "calls are decided by on_store_failure")
+    until_found(address, "postgres", "error", "known keys are decided, unknown ones and changes are not")
+    findings = until_found(address, "feed", "error", "until Postgres answers again")
     assert findings["schema"][0] == "warning"
     wrong.process.kill()  # its drain would wait for the stores, which are gone for good
     wrong.process.wait()

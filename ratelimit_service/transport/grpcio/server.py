@@ -72,7 +72,11 @@ _KEEPALIVE_TIMEOUT_MS: Final = 20_000
 """How long a peer may take to answer a PING. Without an answer the connection is closed."""
 
 _MAX_GRACE: Final = 1.0
-"""Seconds for which a draining server waits for its clients to disconnect."""
+"""Seconds for which a draining server waits for clients to disconnect that it cannot ask to."""
+
+_MAX_PATIENCE: Final = 5.0
+"""The same for clients that were sent GOAWAY. One that has not read it yet, on a machine with too much to do, goes on
+to begin calls; the library would refuse them."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -211,15 +215,17 @@ class GrpcServer:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 a bound for the calls, not for this method
         """Stop: report it to health watchers, close connections gracefully, and give calls at most TIMEOUT seconds.
 
-        Calls that come before their client has disconnected are served, for at most a second and half of TIMEOUT.
+        Calls that come before their client has disconnected are served, for half of TIMEOUT at most, and for no longer
+        than a second or, of clients that were sent GOAWAY, five.
         """
         await self._health.drain()
         if all(port.server is None for port in self._ports):
             return
         began = monotonic()
         numbers = [port.number for port in self._ports if port.server is not None and port.number]
-        grace = min(timeout / 2, _MAX_GRACE)
-        left = await asyncio.gather(*(close_gracefully(number, grace, self._notify) for number in numbers))
+        grace, patience = min(timeout / 2, _MAX_GRACE), min(timeout / 2, _MAX_PATIENCE)
+        closing = (close_gracefully(number, self._notify, grace=grace, patience=patience) for number in numbers)
+        left = await asyncio.gather(*closing)
         await self._stop(max(timeout - (monotonic() - began), 0))
         _log.info("drained", seconds=round(monotonic() - began, 3), connections_left=sum(left))
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
@@ -14,7 +14,7 @@ import pytest
 
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
 from ratelimit_service.settings import Settings
-from ratelimit_service.transport.grpcio.shutdown import close_gracefully, send_goaway
+from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully, send_goaway, send_nothing
 from transport.grpcio.conftest import FREE, MakeSettings
 from transport.grpcio.running import CHECKS, open_server
 
@@ -117,6 +117,76 @@ async def test_a_rolling_restart_under_load_fails_no_call(workers: Workers, requ
     assert outcomes["OK"] > 100
 
 
+class LateReader:
+    """A relay to a server whose client reads, and so learns of GOAWAY, `late` seconds after it was sent.
+
+    What the client sends arrives at once, as from a machine with so much to do that one of its threads has to wait.
+    New connections go to `target`, a port.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.late = 0.0
+        self._copies: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> int:
+        """The port to connect to."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for copy in self._copies:
+            copy.cancel()
+        await asyncio.gather(*self._copies, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
+        self._copies.add(asyncio.create_task(self._copy(reader, to_server, lambda: 0.0)))
+        self._copies.add(asyncio.create_task(self._copy(from_server, writer, lambda: self.late)))
+
+    async def _copy(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, late: Callable[[], float]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await reader.read(65_536):
+            loop.call_later(late(), writer.write, data)
+        loop.call_later(late(), writer.close)
+
+
+async def test_a_client_that_reads_goaway_late_loses_no_call(
+    workers: Workers, settings_and_key: tuple[Settings, str], request_bytes: bytes
+) -> None:
+    """It goes on to begin calls after the second that clients usually need at most, and all of them are answered."""
+    others = Workers(settings_and_key[0])  # on a port of their own
+    outcomes: Counter[str] = Counter()
+
+    async def call(channel: grpc.aio.Channel) -> None:
+        try:
+            await channel.unary_unary(f"{CHECKS}/CheckLimit")(request_bytes, timeout=20)
+            outcomes["OK"] += 1
+        except grpc.aio.AioRpcError as error:
+            outcomes[f"{error.code().name}: {error.details()}"] += 1
+
+    old, _ = await asyncio.gather(workers.start(), others.start())
+    relay = LateReader(workers.port)
+    try:
+        async with relay as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await call(channel)
+            relay.target, relay.late = others.port, 1.5
+            old.send_signal(signal.SIGTERM)
+            async with asyncio.TaskGroup() as calls:
+                while old.returncode is None:
+                    calls.create_task(call(channel))
+                    await asyncio.sleep(0.03)
+    finally:
+        await others.end()
+    assert old.returncode == 0
+    assert set(outcomes) == {"OK"}, outcomes
+    assert outcomes.total() > 20
+
+
 async def test_an_open_stream_may_end_during_the_drain(workers: Workers, request_bytes: bytes) -> None:
     """A draining server keeps answering an open stream, and exits once the stream has ended."""
     worker = await workers.start()
@@ -177,7 +247,7 @@ async def test_goaway_is_sent_to_connections_of_the_port_only() -> None:
     clients = [await asyncio.open_connection("127.0.0.1", port) for port in ports]
     for reader, _ in clients:
         await reader.readexactly(len(GREETING))
-    left = await close_gracefully(ports[0], 0.1, send_goaway)
+    left = await close_gracefully(ports[0], send_goaway, grace=0.1, patience=0.1)
     received = []
     for reader, writer in clients:
         writer.write_eof()
@@ -189,14 +259,14 @@ async def test_goaway_is_sent_to_connections_of_the_port_only() -> None:
         await server.wait_closed()
     assert left == 1
     assert received == [bytes.fromhex("000008 07 00 00000000 7fffffff 00000000"), b""]
-    assert await close_gracefully(ports[0], 0.1, send_goaway) == 0
+    assert await close_gracefully(ports[0], send_goaway, grace=0.1, patience=0.1) == 0
 
 
 async def test_a_client_that_reconnects_gets_goaway_again() -> None:
     """A client that connects when no other is left gets GOAWAY too, and the wait for others begins anew."""
     server = await asyncio.start_server(_greet, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    drain = asyncio.create_task(close_gracefully(port, 5, send_goaway))
+    drain = asyncio.create_task(close_gracefully(port, send_goaway, grace=5, patience=5))
     for _ in range(3):
         await asyncio.sleep(0.02)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -206,6 +276,23 @@ async def test_a_client_that_reconnects_gets_goaway_again() -> None:
         writer.close()
         await writer.wait_closed()
     assert await asyncio.wait_for(drain, 2) == 0
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize(("notify", "waited"), [(send_goaway, True), (send_nothing, False)])
+async def test_a_client_that_was_sent_goaway_is_waited_for(notify: Notify, waited: bool) -> None:
+    """It may not have read that yet, and goes on to begin calls; one that nothing was sent to gets the grace alone."""
+    server = await asyncio.start_server(_greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await reader.readexactly(len(GREETING))
+    drain = asyncio.create_task(close_gracefully(port, notify, grace=0.1, patience=10))
+    await asyncio.sleep(0.5)
+    assert drain.done() is not waited
+    writer.close()
+    await writer.wait_closed()
+    assert await asyncio.wait_for(drain, 5) == (0 if waited else 1)
     server.close()
     await server.wait_closed()
 
@@ -221,7 +308,7 @@ async def test_goaway_is_not_sent_before_the_first_frame() -> None:
     port = server.sockets[0].getsockname()[1]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await asyncio.sleep(0.05)
-    left = await close_gracefully(port, 0.1, send_goaway)
+    left = await close_gracefully(port, send_goaway, grace=0.1, patience=5)
     writer.write_eof()
     received = await reader.read()
     writer.close()
