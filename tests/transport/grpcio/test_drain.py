@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -115,76 +115,6 @@ async def test_a_rolling_restart_under_load_fails_no_call(workers: Workers, requ
     assert set(outcomes) == {"OK"} or sum(outcomes.values()) - outcomes["OK"] == refused, outcomes
     assert refused * 100 < outcomes["OK"], outcomes  # under overload only, as on a machine that is busy otherwise
     assert outcomes["OK"] > 100
-
-
-class LateReader:
-    """A relay to a server whose client reads, and so learns of GOAWAY, `late` seconds after it was sent.
-
-    What the client sends arrives at once, as from a machine with so much to do that one of its threads has to wait.
-    New connections go to `target`, a port.
-    """
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.late = 0.0
-        self._copies: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> int:
-        """The port to connect to."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for copy in self._copies:
-            copy.cancel()
-        await asyncio.gather(*self._copies, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
-        self._copies.add(asyncio.create_task(self._copy(reader, to_server, lambda: 0.0)))
-        self._copies.add(asyncio.create_task(self._copy(from_server, writer, lambda: self.late)))
-
-    async def _copy(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, late: Callable[[], float]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        while data := await reader.read(65_536):
-            loop.call_later(late(), writer.write, data)
-        loop.call_later(late(), writer.close)
-
-
-async def test_a_client_that_reads_goaway_late_loses_no_call(
-    workers: Workers, settings_and_key: tuple[Settings, str], request_bytes: bytes
-) -> None:
-    """It goes on to begin calls after the second that clients usually need at most, and all of them are answered."""
-    others = Workers(settings_and_key[0])  # on a port of their own
-    outcomes: Counter[str] = Counter()
-
-    async def call(channel: grpc.aio.Channel) -> None:
-        try:
-            await channel.unary_unary(f"{CHECKS}/CheckLimit")(request_bytes, timeout=20)
-            outcomes["OK"] += 1
-        except grpc.aio.AioRpcError as error:
-            outcomes[f"{error.code().name}: {error.details()}"] += 1
-
-    old, _ = await asyncio.gather(workers.start(), others.start())
-    relay = LateReader(workers.port)
-    try:
-        async with relay as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            await call(channel)
-            relay.target, relay.late = others.port, 1.5
-            old.send_signal(signal.SIGTERM)
-            async with asyncio.TaskGroup() as calls:
-                while old.returncode is None:
-                    calls.create_task(call(channel))
-                    await asyncio.sleep(0.03)
-    finally:
-        await others.end()
-    assert old.returncode == 0
-    assert set(outcomes) == {"OK"}, outcomes
-    assert outcomes.total() > 20
 
 
 async def test_an_open_stream_may_end_during_the_drain(workers: Workers, request_bytes: bytes) -> None:
