@@ -20,7 +20,7 @@ FUZZ_RUNS ?= 1000000
 # those of the attacks too that watch no victim.
 WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_peer guessing odd_requests \
 	revoked_key_on_a_stream revoked_streams silent_watchers timeouts))
-ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak tests/transport/conformance
+ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak
 
 # The clients to test.
 LANGUAGES ?= python go typescript java

@@ -73,6 +73,7 @@ class GrpcGateways:
             self._channels = [grpc.aio.insecure_channel(target, options=options) for _ in range(clients)]
         else:
             credentials = grpc.ssl_channel_credentials(authority)
+            options.append(("grpc.ssl_target_name_override", "localhost"))
             self._channels = [grpc.aio.secure_channel(target, credentials, options) for _ in range(clients)]
         self._keys = keys
         self._outcomes = outcomes
