@@ -5,7 +5,7 @@ import pytest
 from ratelimit_service.tracing.call import SampledCall
 from ratelimit_service.tracing.context import MAX_STATE, Parent, is_unsampled, parse
 
-TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACE, SPAN = f"{0x4BF92F35:032x}", "00f067aa0ba902b7"
 
 
 @pytest.mark.parametrize(
