@@ -95,4 +95,4 @@ def test_every_unary_method_is_served() -> None:
         "/ratelimit.v1.KeyAdminService",
         "/ratelimit.v1.RateLimitService",
     }
-    assert len(METHODS) == 15
+    assert len(METHODS) == 16
