@@ -63,7 +63,7 @@ class Exchange:
 
         reader = SimpleNamespace(stream=lambda messages: (messages, None))
         service = SimpleNamespace(reader=reader, decide_group=call, streams=OpenStreams())
-        return await self.run(stream(self.method, service, Drain()))  # type: ignore[arg-type]
+        return await self.run(stream(self.method, service, service.decide_group, Drain()))  # type: ignore[arg-type]
 
     async def _call(self, request: bytes, caller: Caller, _deadline: float | None) -> Encoded:
         assert caller is ANONYMOUS
