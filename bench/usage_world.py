@@ -135,7 +135,7 @@ def open_usage_world(keys: int, days: int) -> Iterator[UsageWorld]:
         valkey.start()
         upgrade(postgres.url)
         began = time.monotonic()
-        _generate(postgres.url, keys, days)
+        generate_usage(postgres.url, keys, days)
         with _connect(postgres.url) as connection:
             rows, calls = _contents(connection)
         seconds = time.monotonic() - began
@@ -149,7 +149,7 @@ def open_usage_world(keys: int, days: int) -> Iterator[UsageWorld]:
         yield UsageWorld(settings_, postgres.url, rows, calls, seconds)
 
 
-def _generate(url: str, keys: int, days: int) -> None:
+def generate_usage(url: str, keys: int, days: int) -> None:
     """Fill the tables, several partitions at once."""
     now = datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -30,6 +30,7 @@ from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.reasons import ReasonCounts
+from ratelimit_service.api.recording import Recorder
 from ratelimit_service.background import Background
 from ratelimit_service.buckets.breaker import ManagedStore
 from ratelimit_service.buckets.handover import Handover
@@ -52,6 +53,7 @@ from ratelimit_service.decision.descriptors.held import HeldCalls
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.enforcement import Enforcement, SwitchUpdater
 from ratelimit_service.decision.engine import DecisionEngine
+from ratelimit_service.decision.grants import Grants
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.policy_cache import PolicyCache
 from ratelimit_service.decision.ports import StoreUnavailable
@@ -95,6 +97,10 @@ from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 from ratelimit_service.postgres.usage_archive import PostgresUsageArchive
 from ratelimit_service.settings import Settings
+from ratelimit_service.tracing.access_log import AccessLog
+from ratelimit_service.tracing.export import SpanExport
+from ratelimit_service.tracing.lookups import traced_lookups
+from ratelimit_service.tracing.sampling import Sampler
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 from ratelimit_service.usage.flush import UsageFlush
 from ratelimit_service.usage.leader import Leader
@@ -169,6 +175,8 @@ class DecisionPlane:
     counts: Counts
     metrics: WorkerMetrics
     degraded: DegradedModes
+    recorder: Recorder | None
+    """Records sampled calls; None: no call is sampled. A process that serves calls has to `start` it."""
     probes: Mapping[str, Probe]
     clock_offsets: Mapping[str, Callable[[], Awaitable[float]]]
     """What finds out by how many seconds the clock of a component is ahead of this machine's; raises what its probe
@@ -308,7 +316,11 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         tally, levels = UsageTally(clock), LevelMemory()
         sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
         stack.push_async_callback(sender.close)
-        observers = Observers(counts.round_trips, tally, levels, counts.reservations)
+        spans = SpanExport(settings.otlp_endpoint) if settings.otlp_endpoint else None
+        if spans is not None:
+            stack.push_async_callback(spans.close)
+        access_log = AccessLog()
+        observers = Observers(counts.round_trips, tally, levels, counts.reservations, spans)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
         redis_clock = open_clock(settings.redis_url.get_secret_value())
         stack.push_async_callback(redis_clock.close)
@@ -324,7 +336,7 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
             unknown_ttl=settings.unknown_key_ttl,
             max_open=settings.max_open_reservations,
         )
-        policies.waits = overload.excuse
+        policies.waits = overload.excuse if spans is None else traced_lookups(overload.excuse, spans)
         rules = RulesCache(PostgresRulesSource(decisions, unreadable), enforcement)
         _close_later(stack, policies, rules)
         switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
@@ -343,12 +355,13 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         engine = DecisionEngine(keys, buckets, local, tally, ids)
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
         settlements = Settlements(keys, buckets, ids)
+        grants = Grants(keys, buckets, clock)
         headers = LimitHeaders(settings.limit_headers)
         out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
         envoy_rate_limit = EnvoyRateLimitService(
             descriptor_engine, HeldCalls(rules, engine, settlements), headers, clock, out_of_bounds
         )
-        rate_limit = RateLimitService(engine, settlements, clock, cached_requests=settings.policy_cache_size)
+        rate_limit = RateLimitService(engine, settlements, grants, clock, cached_requests=settings.policy_cache_size)
         watched = Watched(
             engine,
             descriptor_engine,
@@ -366,6 +379,9 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
             handover,
             settlements,
             rate_limit.streams,
+            spans,
+            access_log,
+            grants,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
@@ -390,11 +406,21 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
             counts=counts,
             metrics=metrics,
             degraded=degraded,
+            recorder=_recorder(settings, spans, access_log),
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
             clock_offsets={POSTGRES: decisions.clock_offset, REDIS: redis_clock.offset},
             join=lambda: background.start("live servers", servers.run),
         )
         metrics.flush()
+
+
+def _recorder(settings: Settings, spans: SpanExport | None, log: AccessLog) -> Recorder | None:
+    """What records sampled calls, None if the settings have none sampled."""
+    traced, followed = (0.0, 0) if spans is None else (settings.trace_sampling, settings.trace_followed)
+    if not (traced or followed or settings.access_log_sampling):
+        return None
+    sampler = Sampler(traced, settings.access_log_sampling, followed)
+    return Recorder(sampler, spans, log, open_to_all=not settings.checks_protected)
 
 
 def _degraded_modes(

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import structlog
 
 from ratelimit_service.log_writer import LogWriter
+from ratelimit_service.tracing.call import traced
 
 _SECRET: Final = re.compile(r"(rlk_[a-z0-9]+_[0-9A-Za-z]+|rlt_[0-9A-Za-z]+)_[0-9A-Za-z]+")
 """API keys and tokens: the public part, then the secret."""
@@ -40,6 +41,7 @@ def set_up_logging(
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_trace,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -100,6 +102,15 @@ class BoundedLibrary(logging.Filter):
         self._lines += 1
         record.msg, record.args = text[:_MAX_TEXT], ()
         return self._lines <= _MAX_LINES
+
+
+def add_trace(_logger: object, _method: str, event: Event) -> Event:
+    """Add the ids of the span of the call that is served, if it is traced."""
+    call = traced()
+    if call is not None:
+        event["trace_id"] = f"{call.ref.trace_id:032x}"
+        event["span_id"] = f"{call.ref.span_id:016x}"
+    return event
 
 
 def redact(text: str) -> str:

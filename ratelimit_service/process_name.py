@@ -8,5 +8,5 @@ PROCESS_VARIABLE: Final = "RATELIMIT_PROCESS"
 
 
 def process_name() -> str:
-    """`worker 1`, `envoy 1`, `control plane`, `health` or `operations`; `main` where no supervisor has started it."""
+    """`worker 1`, `envoy 1`, `control plane`, `health`, `http`, `operations`; `main` without a supervisor."""
     return os.environ.get(PROCESS_VARIABLE, "main")

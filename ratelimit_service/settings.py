@@ -49,6 +49,12 @@ class Settings(BaseSettings):
         "gateways or on loopback: `127.0.0.1:50052`. The gRPC port then does not serve them. If empty, it does. For "
         "RATELIMIT_PLANE=all.",
     )
+    http_listen: str = Field(
+        default="",
+        description="Address of a port for JSON over HTTP/1.1, as for curl: `127.0.0.1:8080`. It has the methods of "
+        "RateLimitService and KeyAdminService that RATELIMIT_LISTEN has, but for streams, to the same callers. If "
+        "empty, there is none.",
+    )
     operations_listen: str = Field(
         default="127.0.0.1:9464",
         description="Address of the operations port: `/metrics`, `/healthz`, `/readyz`, `/status` and `/console`. If "
@@ -77,7 +83,7 @@ class Settings(BaseSettings):
         default=None,
         description="Whether CheckLimit and Envoy's protocols need a caller of role gateway: a token, or a certificate "
         "of RATELIMIT_GATEWAY_CERTIFICATES. Only such a caller may send key_id. By default `true` if RATELIMIT_LISTEN "
-        "is beyond loopback, else `false`.",
+        "or RATELIMIT_HTTP_LISTEN is beyond loopback, else `false`.",
     )
     allow_anonymous: bool = Field(
         default=False,
@@ -216,16 +222,25 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(
         default=10, ge=0, le=300, description="Seconds that calls in progress get to complete after SIGTERM."
     )
+    drain_delay: float = Field(
+        default=0,
+        ge=0,
+        le=300,
+        description="Seconds for which a server goes on as before after SIGTERM, but for its health (NOT_SERVING) and "
+        "/readyz (503). Then it closes its port and drains. Set it to more than balancers that check health need to "
+        "notice, such as Envoy, which would open connections to the closed port otherwise. 0 for none.",
+    )
     tls_certificate: Path | None = Field(
         default=None,
-        description="PEM file of the certificate chain. If empty, the ports serve plain text. With it, the gRPC port "
-        "serves TLS alone, the operations port plain text and TLS, and beyond loopback the console TLS alone.",
+        description="PEM file of the certificate chain. If empty, the ports serve plain text. With it, the gRPC "
+        "and HTTP ports serve TLS alone, the operations port plain text and TLS, and beyond loopback the console TLS "
+        "alone.",
     )
     tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
     tls_client_ca: Path | None = Field(
         default=None,
-        description="PEM file of the CA that must have issued the certificates of gRPC clients. If empty, clients need "
-        "none.",
+        description="PEM file of the CA that must have issued the certificates of clients of the gRPC and HTTP ports. "
+        "If empty, clients need none.",
     )
     gateway_certificates: str = Field(
         default="",
@@ -236,12 +251,48 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
     log_format: Literal["text", "json"] = Field(default="text", description="`text` for people, `json` for collectors.")
+    access_log_sampling: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="The share of calls that get a line in the log, at level info, with the decision: at most 100 a "
+        "second of one process. 0: none.",
+    )
+    otlp_endpoint: str = Field(
+        default="",
+        description="The OpenTelemetry collector that spans are sent to by OTLP over gRPC: `http://host:4317`, or "
+        "`https://`. If empty, no call is traced.",
+    )
+    trace_sampling: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="The share of calls that are traced, of those whose callers have no trace of their own. For "
+        "RATELIMIT_OTLP_ENDPOINT.",
+    )
+    trace_followed: int = Field(
+        default=100,
+        ge=0,
+        le=100_000,
+        description="Calls a second and process that are traced, besides, because their callers trace them (the flag "
+        "of `traceparent`): of callers with a role, or of any where decisions need none. 0 follows no caller.",
+    )
 
     @field_validator("gateway_certificates")
     @classmethod
     def _check_gateways(cls, text: str) -> str:
         parse_gateways(text)
         return text
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, url: str) -> str:
+        if url and not _ENDPOINT.fullmatch(url):
+            raise ValueError(
+                "write http://host:4317, or https://host:4317 for TLS, without a path; a token for the collector is "
+                "set by OTEL_EXPORTER_OTLP_HEADERS"
+            )
+        return url
 
     @property
     def checks_protected(self) -> bool:
@@ -279,6 +330,8 @@ class Settings(BaseSettings):
         """The names of gateway_certificates: DNS names in lower case, and URIs, which have a colon, as they are."""
         return parse_gateways(self.gateway_certificates)
 
+
+_ENDPOINT: Final = re.compile(r"https?://[^/?#@\s]+/?")
 
 _DNS_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*")
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*:[!-+\--~]{1,2000}")

@@ -1,9 +1,10 @@
 """Build what a release consists of: `python -m release.dist FOLDER`, or `make dist`, which builds the site before.
 
 The service: a source archive, and the wheel from what is in it. The clients: a wheel, and the packages of npm, Maven
-and Go, of the languages whose toolchain is here (all of them, with CI=true). The site as an archive. What an
-installation of the wheel consists of, as a CycloneDX document. SHA256SUMS of all. Files get the time of the last
-commit, so that the same commit gives the same wheels.
+and Go, of the languages whose toolchain is here or in the virtual environment (all of them, with CI=true); for others
+the protos. The site as an archive. What an installation of the wheel consists of, as a CycloneDX document. SHA256SUMS
+of all, and requirements.lock beside them. Files get the time of the last commit, so that the same commit gives the same
+wheels.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from release.versions import ROOT, named, version
 
 _PIP: Final = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 _SDIST: Final = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-_EXTRAS: Final = "console,envoy"
+_EXTRAS: Final = "console,envoy,otel"
 """What an installation in production has, as deploy/ installs it. The SBOM is of this."""
 
 
@@ -38,12 +39,14 @@ def build(out: Path) -> None:
     out.mkdir(parents=True)
     service(out)
     python_client(out)
-    for tool, make in {"npm": typescript_client, "mvn": java_client, "git": go_client}.items():
+    for tool, make in {"npm": typescript_client, "mvn": java_client}.items():
         with_toolchain(tool, make, out)
+    for name, folder in {"client-go": "clients/go", "protos": "protos"}.items():
+        sources(out, name, folder)
     site(out)
     bill_of_materials(out)
-    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(out.iterdir())]
-    (out / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+    shutil.copy(ROOT / "requirements.lock", out)
+    (out / "SHA256SUMS").write_text(sums(out), encoding="utf-8")
 
 
 def check() -> None:
@@ -65,7 +68,7 @@ def service(out: Path) -> None:
     """The source archive, and the wheel from what is in it."""
     with tempfile.TemporaryDirectory() as folder:
         source = _copy(ROOT, Path(folder), ("pyproject.toml", "README.md", "LICENSE", "ratelimit_service"))
-        _run(sys.executable, "-c", _SDIST, str(out), cwd=source)
+        _run(sys.executable, "-c", _SDIST, str(out), cwd=source, capture=True)  # a line for each file
     _wheel(out / f"ratelimit_service-{version()}.tar.gz", out)
 
 
@@ -93,10 +96,10 @@ def java_client(out: Path) -> None:
     shutil.copy(client / "pom.xml", out / f"{name}.pom")
 
 
-def go_client(out: Path) -> None:
-    """The module of Go as its sources, since Go fetches sources: those of the last commit."""
-    name = f"ratelimit-service-client-go-{version()}"
-    _run("git", "archive", f"--prefix={name}/", f"--output={out / name}.zip", "HEAD:clients/go")
+def sources(out: Path, name: str, folder: str) -> None:
+    """A folder of the last commit as it is: the module of Go, which Go builds itself, and the protos."""
+    archive = f"ratelimit-service-{name}-{version()}"
+    _run("git", "archive", f"--prefix={archive}/", f"--output={out / archive}.zip", f"HEAD:{folder}")
 
 
 def site(out: Path) -> None:
@@ -113,7 +116,7 @@ def bill_of_materials(out: Path) -> None:
     """What an installation of the wheel consists of, with the versions of requirements.lock: CycloneDX, in JSON."""
     (wheel,) = out.glob(f"ratelimit_service-{version()}-*.whl")
     with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
+        venv.create(folder, symlinks=True, with_pip=True)
         python = str(Path(folder) / "bin" / "python")
         lock = str(ROOT / "requirements.lock")
         _run(python, *_PIP, "install", "--only-binary", ":all:", "-c", lock, f"{wheel}[{_EXTRAS}]")
@@ -123,9 +126,14 @@ def bill_of_materials(out: Path) -> None:
         _run(sys.executable, "-m", "cyclonedx_py", "environment", *options, python)
 
 
+def sums(out: Path) -> str:
+    """A line for each file in OUT, as sha256sum reads it."""
+    return "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(out.iterdir()))
+
+
 def with_toolchain(tool: str, make: Callable[[Path], None], out: Path) -> None:
     """MAKE a package whose toolchain is here. One that is missing is reported, and with CI=true an error."""
-    if shutil.which(tool) is not None:
+    if shutil.which(tool, path=_environment()["PATH"]) is not None:
         make(out)
     elif os.environ.get("CI") == "true":
         raise NotBuilt(f"{tool} is missing, and CI leaves no package out; run clients/install-toolchains")
@@ -149,20 +157,30 @@ def _copy(source: Path, folder: Path, names: Sequence[str]) -> Path:
 
 def _run(*command: str, cwd: Path = ROOT, capture: bool = False) -> str:
     """Run a command, and return what it prints if that is captured. Raises NotBuilt if it fails."""
-    output = subprocess.PIPE if capture else None
-    done = subprocess.run(command, cwd=cwd, env=_environment(), check=False, text=True, stdout=output)
+    environment, output = _environment(), subprocess.PIPE if capture else None
+    program = shutil.which(command[0], path=environment["PATH"])
+    if program is None:
+        raise NotBuilt(f"{command[0]} is missing; install it")
+    done = subprocess.run([program, *command[1:]], cwd=cwd, env=environment, check=False, text=True, stdout=output)
     if done.returncode != 0:
         raise NotBuilt(f"{' '.join(command[:6])} failed in {cwd}: see above")
     return (done.stdout or "").strip()
 
 
 def _environment() -> Mapping[str, str]:
-    """The environment of builds: the time of the last commit in place of that of the build."""
-    if "SOURCE_DATE_EPOCH" in os.environ:
-        return os.environ
-    command = ["git", "log", "-1", "--format=%ct"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
-    return {**os.environ, "SOURCE_DATE_EPOCH": done.stdout.strip() or "0"}
+    """The environment of builds: the time of the last commit in place of that of the build.
+
+    The virtual environment's programs come first: clients/install-toolchains puts what is missing there. Raises
+    NotBuilt where there is no git checkout.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    git = shutil.which("git", path=path)
+    if git is None:
+        raise NotBuilt("git is missing; install it")
+    done = subprocess.run([git, "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, check=False, text=True)
+    if done.returncode != 0:
+        raise NotBuilt(f"a release is built from a git checkout, and {ROOT} is none: {done.stderr.strip()}")
+    return {"SOURCE_DATE_EPOCH": done.stdout.strip(), **os.environ, "PATH": path}
 
 
 def _say(line: str) -> None:

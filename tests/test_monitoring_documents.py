@@ -114,6 +114,30 @@ def test_every_part_of_the_runbook_is_whole() -> None:
     assert samples(RUNBOOK) <= known()
 
 
+def test_the_index_of_the_runbook_has_every_alert() -> None:
+    """Each once, with its severity, and linked to its part."""
+    index = RUNBOOK.split("\n## Alerts\n")[1].split("\n### ")[0]
+    linked = [
+        (severity, name, anchor)
+        for severity, row in re.findall(r"^\| (page|ticket)\b(.*)$", index, re.MULTILINE)
+        for name, anchor in re.findall(r"\[(\w+)\]\(#(\w+)\)", row)
+    ]
+    expected = [(rule["labels"]["severity"], rule["alert"], rule["alert"].lower()) for rule in rules()]
+    assert sorted(linked) == sorted(expected)
+
+
+def test_the_log_lines_that_documents_name_exist() -> None:
+    """Whoever searches the log for what a page says finds it: the text is written somewhere in the code."""
+    code = "".join(path.read_text() for path in (ROOT / "ratelimit_service").rglob("*.py") if "_gen" not in path.parts)
+    named = {
+        (str(path.relative_to(ROOT)), line)
+        for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/guides/*.md"), *ROOT.glob("docs/errors/*.md")]
+        for line in re.findall(r"\b(?:log (?:has|for)|the line) `([^`]+)`", path.read_text())
+    }
+    assert len(named) >= 6
+    assert {(page, line) for page, line in named if line not in code} == set()
+
+
 def test_metrics_that_other_documents_name_exist() -> None:
     """Those of every document, and of what is deployed."""
     missing = {

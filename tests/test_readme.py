@@ -38,6 +38,17 @@ def test_make_run_starts_dev() -> None:
     assert shown.stdout.splitlines()[-1] == "exec .venv/bin/ratelimit-service dev"
 
 
+def test_make_run_installs_no_development_tools() -> None:
+    """The first decision does not wait for the tools of tests and checks, which `make setup` installs after it."""
+    installed = {}
+    for target in ("run", "setup"):
+        command = ["make", "--dry-run", "--no-print-directory", target, "VENV=made-up"]
+        shown = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+        installed[target] = re.findall(r" -e '\.\[(.*)\]'", shown)
+    assert installed["run"] == ["console,embedded,envoy", "console,embedded"]
+    assert installed["setup"] == [*installed["run"], "dev"]
+
+
 def test_it_fits_two_screens() -> None:
     """What is longer belongs into docs/, to which the README leads."""
     assert len(README.splitlines()) <= TWO_SCREENS

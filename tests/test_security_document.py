@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 import grpc
 import pytest
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
+from fixtures.dev_server import free_address
+from fixtures.http_calls import call
 from fixtures.served import Serve, Server
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2 as auth_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
@@ -16,6 +19,7 @@ from ratelimit_service._gen.ratelimit.v1 import enforcement_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
 from ratelimit_service.management.tokens import Role
+from ratelimit_service.transport.connect.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "security.md").read_text()
@@ -35,6 +39,7 @@ REQUESTS: dict[str, Message] = {
     "RateLimitService/StreamCheckLimit": decision_pb2.StreamCheckLimitRequest(check=_CHECK),
     "RateLimitService/SettleLimit": decision_pb2.SettleLimitRequest(reservation_id="none", actual_cost=1),
     "RateLimitService/ExtendHold": decision_pb2.ExtendHoldRequest(reservation_id="none", hold={"seconds": 1}),
+    "RateLimitService/Grant": decision_pb2.GrantRequest(grant_id="0" * 32, wants=1, **_CHECK),
     "ManageKey, reading": admin_pb2.ManageKeyRequest(list={}),
     "ManageKey, changing": admin_pb2.ManageKeyRequest(revoke={"key_id": "0123456789abcdef"}),
     "ManagePlan, reading": admin_pb2.ManagePlanRequest(list={}),
@@ -69,19 +74,20 @@ def rows() -> list[Row]:
     return found
 
 
-def request_of(row: Row) -> bytes:
-    """What to send."""
+def request_of(row: Row) -> Message | None:
+    """What to send, None for an empty message."""
     name = row.method + row.how
     for end, message in REQUESTS.items():
         if name.endswith(end) and "envoy" not in name:
-            return message.SerializeToString()
-    return b""
+            return message
+    return None
 
 
 def is_allowed(server: Server, row: Row, role: Role | None) -> bool:
     """Whether a caller with this role may make the call, whatever else is wrong with it."""
     metadata = () if role is None else (("authorization", f"Bearer {server.tokens[role]}"),)
-    channel, path, data = server.channel, f"/{row.method}", request_of(row)
+    channel, path, message = server.channel, f"/{row.method}", request_of(row)
+    data = b"" if message is None else message.SerializeToString()
     try:
         if "Stream" in row.method:
             next(channel.stream_stream(path)(iter([data]), metadata=metadata, timeout=10))
@@ -90,6 +96,14 @@ def is_allowed(server: Server, row: Row, role: Role | None) -> bool:
     except grpc.RpcError as error:
         return error.code() not in NO
     return True
+
+
+def is_allowed_by_http(server: Server, row: Row, role: Role | None) -> bool:
+    """The same, for a call in JSON over HTTP."""
+    message = request_of(row)
+    body = {} if message is None else MessageToDict(message)
+    token = "" if role is None else server.tokens[role]
+    return call(server.settings.http_listen, f"/{row.method}", body, token).status not in {401, 403}
 
 
 @pytest.fixture(scope="module", params=["envoy", "grpcio"])
@@ -101,8 +115,9 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("protect", [True, False])
 def test_who_may_call_what(serve: Serve, transport: str, *, protect: bool) -> None:
-    """Each cell of the table is what a server does."""
-    server = serve(transport, protect_checks=protect)
+    """Each cell of the table is what a server does; by HTTP too, behind which both transports have the same."""
+    has_http = transport == "envoy"
+    server = serve(transport, protect_checks=protect, http_listen=free_address() if has_http else "")
     callers: list[tuple[int, Role | None]] = [(0, None)]
     if protect:
         callers = [(1, None), (2, Role.VIEWER), (3, Role.GATEWAY), (4, Role.ADMIN)]
@@ -111,6 +126,14 @@ def test_who_may_call_what(serve: Serve, transport: str, *, protect: bool) -> No
         for row in rows()
         for column, role in callers
         if is_allowed(server, row, role) is not (row.cells[column] == "yes")
+    ]
+    wrong += [
+        (f"{row.method}{row.how} by HTTP", role, row.cells[column])
+        for row in rows()
+        for column, role in callers
+        if has_http
+        and f"/{row.method}" in METHODS
+        and is_allowed_by_http(server, row, role) is not (row.cells[column] == "yes")
     ]
     server.close()
     assert wrong == []

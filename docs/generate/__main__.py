@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from docs.generate import api, cli, dashboard, errors, metrics, settings
+from docs.generate import api, cli, dashboard, errors, logs, metrics, settings
 
 DOCS: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = "reference"
@@ -12,7 +12,7 @@ FOLDER: Final = "reference"
 
 def pages() -> dict[str, str]:
     """All pages that are generated, by their path below `docs/`."""
-    return {**settings.pages(), **cli.pages(), **api.pages(), **errors.pages(), **metrics.pages()}
+    return {**settings.pages(), **cli.pages(), **api.pages(), **errors.pages(), **metrics.pages(), **logs.pages()}
 
 
 def main() -> None:

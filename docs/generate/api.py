@@ -32,6 +32,9 @@ Beside them servers speak Envoy's rate limit protocol (`envoy.service.ratelimit.
 (`envoy.service.auth.v3`), whose reference is Envoy's ([how to use them](../../../deploy/envoy/README.md)), and
 `grpc.health.v1` and `grpc.reflection`.
 
+In JSON, as grpcurl reads and prints it, fields have the names that they have here, a duration is `"3600s"`, a time
+`"2027-01-31T12:00:00Z"`, and a field mask `"plan,labels"`.
+
 | service | methods |
 |---|---|
 {services}
@@ -43,7 +46,7 @@ Beside them servers speak Envoy's rate limit protocol (`envoy.service.ratelimit.
 
 # Numbers of fields in descriptor.proto, of which the paths of comments are made.
 _FILE_MESSAGE, _FILE_ENUM, _FILE_SERVICE, _FILE_SYNTAX = 4, 5, 6, 12
-_MESSAGE_FIELD, _MESSAGE_NESTED, _MESSAGE_ENUM = 2, 3, 4
+_MESSAGE_FIELD, _MESSAGE_NESTED, _MESSAGE_ENUM, _MESSAGE_ONEOF = 2, 3, 4, 8
 _ENUM_VALUE = 2
 _SERVICE_METHOD = 2
 
@@ -146,6 +149,9 @@ class _Page:
         name = f"{outer}.{message.name}"
         yield f"## {self._short(name)}"
         yield prose(self._comments.get(path, ""))
+        for number, group in enumerate(message.oneof_decl):
+            if comment := self._comments.get((*path, _MESSAGE_ONEOF, number)):
+                yield prose(f"`{group.name}`: {comment}")
         rows = [
             f"| `{field.name}` | {self._type(message, name, field)} | {self._meaning(message, field, path, number)} |"
             for number, field in enumerate(message.field)
@@ -171,7 +177,7 @@ class _Page:
         yield "\n".join(["| value | number | meaning |", "|---|---|---|", *rows])
 
     def _meaning(self, message: DescriptorProto, field: FieldDescriptorProto, path: _Path, number: int) -> str:
-        """The comment of a field, and of which alternatives it is one."""
+        """The comment of a field, and of which alternatives it is one: by their names, if it is one of two."""
         meaning = self._comments.get((*path, _MESSAGE_FIELD, number), "")
         if field.HasField("oneof_index") and not field.proto3_optional:
             group = message.oneof_decl[field.oneof_index].name
@@ -181,7 +187,7 @@ class _Page:
                 if other.HasField("oneof_index") and other.oneof_index == field.oneof_index and other.name != field.name
             ]
             if others:
-                meaning = f"{meaning}\n\nOne of `{group}`: instead of {', '.join(others)}."
+                meaning = f"{meaning}\n\nOne of `{group}`" + (f": instead of {others[0]}." if len(others) == 1 else ".")
         return cell(meaning)
 
     def _type(self, message: DescriptorProto, name: str, field: FieldDescriptorProto) -> str:

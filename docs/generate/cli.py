@@ -19,14 +19,36 @@ name them.
 (`diff`); 2 an invalid command line, file or setting; 3 the server refused; 4 the server or a store failed or could not
 be reached.
 
-**Which server**: commands that call one take `--server` (`RATELIMIT_SERVER`) and `--token` (`RATELIMIT_TOKEN`; `@FILE`
-reads it from a file). `HOST:PORT` is a server on this machine, `https://HOST:PORT` one with TLS (`RATELIMIT_SERVER_CA`,
-`RATELIMIT_SERVER_CERTIFICATE` and `RATELIMIT_SERVER_KEY` are PEM files); `plaintext://HOST:PORT` sends tokens and keys
-unencrypted. If neither is given, they use the server that `dev` started in this folder.
-
 {index}
 
+## Which server
+
+Commands that call one take these. If none is given, they use the server that `dev` started in this folder.
+
+{server}
+
 {commands}"""
+
+_SERVER: Final = {
+    "`--server`, `RATELIMIT_SERVER`": "`HOST:PORT` is a server on this machine, `https://HOST:PORT` one with TLS, "
+    "`plaintext://HOST:PORT` one to which tokens and keys are sent unencrypted. By default `localhost:50051`.",
+    "`RATELIMIT_ADMIN_SERVER`": "The same for the admin methods, where they have an address of their own "
+    "(`RATELIMIT_ADMIN_LISTEN`, or a control plane apart): all commands but `check`, `settle`, `extend` and `demo` "
+    "take it before `RATELIMIT_SERVER`.",
+    "`--token`, `RATELIMIT_TOKEN`": "The bearer token to send: role viewer for what only reads, admin for changes, "
+    "gateway for decisions. `@FILE` reads it from a file, since other users see command lines.",
+    "`RATELIMIT_SERVER_CA`": "The PEM file of the CA that a server with TLS is checked by; otherwise the CAs of the "
+    "system.",
+    "`RATELIMIT_SERVER_CERTIFICATE`, `RATELIMIT_SERVER_KEY`": "The PEM files of a certificate to show, and of its key, "
+    "where a server wants one.",
+}
+"""Options and variables that say which server is called, and what they mean."""
+
+_SHARED: Final = {
+    "The server to call: ": "[Which server](#which-server) to call.",
+    "Bearer token to send, ": "[Which token](#which-server) to send.",
+}
+"""How the help of options that most commands have begins, and what the page says in place of it, once for all."""
 
 
 class Command(NamedTuple):
@@ -47,7 +69,9 @@ def pages() -> dict[str, str]:
     found = list(commands())
     index = [f"| [`{each.name}`](#{each.name.replace(' ', '-')}) | {cell(_summary(each))} |" for each in found]
     table = "\n".join(["| command | what it does |", "|---|---|", *index])
-    return {"reference/cli.md": _PAGE.format(index=table, commands="\n".join(map(_section, found)))}
+    rows = [f"| {names} | {meaning} |" for names, meaning in _SERVER.items()]
+    server = "\n".join(["| option, variable | meaning |", "|---|---|", *rows])
+    return {"reference/cli.md": _PAGE.format(index=table, server=server, commands="\n".join(map(_section, found)))}
 
 
 def commands() -> Iterator[Command]:
@@ -91,4 +115,6 @@ def _record(param: Any, command: Command) -> tuple[str, str] | None:  # noqa: AN
 
 
 def _row(written: str, meaning: str) -> str:
-    return f"| `{written.replace('|', chr(92) + '|')}` | {cell(meaning)} |"
+    shared = next((short for begin, short in _SHARED.items() if meaning.startswith(begin)), "")
+    shown = f"{shared} {cell(meaning[meaning.index('[env var:') :])}" if shared else cell(meaning)
+    return f"| `{written.replace('|', chr(92) + '|')}` | {shown} |"

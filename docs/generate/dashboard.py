@@ -32,9 +32,14 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
     "Is it well?": (
         Panel(
             "Alerts that fire",
-            "Of deploy/prometheus/rules.yaml. docs/runbook.md says what to do about each.",
+            "Of deploy/prometheus/rules.yaml, by name. docs/runbook.md says what to do about each.",
             "short",
-            [('count(ALERTS{alertname=~"Ratelimit.+", alertstate="firing"}) or vector(0)', "alerts")],
+            [
+                (
+                    'count by (alertname) (ALERTS{alertname=~"Ratelimit.+", alertstate="firing"}) or on() vector(0)',
+                    "{{alertname}}",
+                )
+            ],
             "stat",
             4,
         ),

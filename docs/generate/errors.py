@@ -41,8 +41,8 @@ def reasons() -> list[Reason]:
 def _first_sentence(reason: str) -> str:
     """What the page of a reason begins with, for one of which the API says no more than its status."""
     text = (_ROOT / "docs" / "errors" / f"{reason}.md").read_text(encoding="utf-8")
-    begin = text.partition("## What it means\n\n")[2]
-    return begin.partition(". ")[0].replace("\n", " ").strip() + "."
+    paragraph = text.partition("## What it means\n\n")[2].partition("\n\n")[0].replace("\n", " ")
+    return paragraph.partition(". ")[0].removesuffix(".") + "."
 
 
 def pages() -> dict[str, str]:

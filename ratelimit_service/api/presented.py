@@ -1,10 +1,7 @@
 """What a connection and a call present of their caller: all that can be known of it before a token is looked up."""
 
-from collections.abc import Hashable
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import unquote
-
-from ratelimit_service.management.tokens import Caller
 
 Peer: TypeAlias = str | tuple[str, int]
 """The other end of a connection, as a transport writes it: `("::1", 4711)`, `[::1]:4711`, `ipv6:%5B::1%5D:4711`."""
@@ -45,7 +42,3 @@ class Presented(NamedTuple):
             return unquote(self.peer.removeprefix("ipv4:").removeprefix("ipv6:"))
         host, port = self.peer
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    def share_of(self, caller: Caller) -> Hashable:
-        """Whose share of the server this call uses: that of CALLER, who presented this, else that of the connection."""
-        return self.peer if caller.role is None else caller.name

@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Final, NamedTuple
 
-from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult, Reserve
+from ratelimit_service.decision.charge import (
+    Bucket,
+    Charge,
+    ChargeResult,
+    Grant,
+    Granted,
+    LimitResult,
+    Reserve,
+    Returned,
+)
 from ratelimit_service.decision.limit import MICRO, Concurrency, Quota, TokenBucket
 from ratelimit_service.decision.window import LONG_WINDOWS
 
@@ -144,7 +153,7 @@ class Level:
             self.peak = used
 
     def settled(self, cost: int) -> None:
-        """Note that a reservation of this worker took COST more tokens, or with less than 0 returned some."""
+        """Note that a reservation or grant of this worker took COST more tokens, or with less than 0 returned some."""
         self.charged += cost
         if cost < 0:
             self.peak = max(self.peak + cost * MICRO, min(self.peak, self.used))
@@ -205,7 +214,9 @@ class LevelMemory:
                 level.at = now
                 if charge[5] is not None and not isinstance(charge[5], Reserve):
                     if charge_result[4][0]:
-                        level.settled(charge[1][0])
+                        level.settled(_change(charge, charge_result, 0))
+                    elif isinstance(charge[5], Grant) and not (charge_result[0] or level.noted):
+                        self._note_denied(level, now)
                 elif charge_result[0] or charge[4]:
                     level.charged += charge[1][0]
                 elif not level.noted:
@@ -220,7 +231,9 @@ class LevelMemory:
                 level.result, level.at = result, now
                 if charge[5] is not None and not isinstance(charge[5], Reserve):
                     if charge_result[4][0]:
-                        level.settled(cost)
+                        level.settled(_change(charge, charge_result, buckets.index(bucket)))
+                    elif isinstance(charge[5], Grant) and not (charge_result[0] or level.noted):
+                        self._note_denied(level, now)
                 elif charge_result[0] or charge[4]:
                     level.charged += cost
                 elif not level.noted:
@@ -263,6 +276,16 @@ class LevelMemory:
                 self._levels.popitem(last=False)
         bucket.level = level
         return level
+
+
+def _change(charge: Charge, result: ChargeResult, position: int) -> int:
+    """The tokens that a settlement, a grant or its return took from a bucket, below 0 if it returned some."""
+    hold = result.hold
+    if isinstance(hold, Granted):
+        return charge.costs[position] * hold.taken
+    if isinstance(hold, Returned):
+        return -hold.units * hold.tokens[position]
+    return charge.costs[position]
 
 
 def _rate(bucket: Bucket) -> float:

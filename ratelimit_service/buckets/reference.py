@@ -11,16 +11,22 @@ from typing import NamedTuple, TypeAlias
 from ratelimit_service.decision.charge import (
     GONE,
     MAX_HELD_US,
+    MIN_GRANT_US,
     NEVER,
     UNCHANGED,
     UNKNOWN_WAIT,
+    USED_UP,
     Bucket,
     Charge,
     ChargeResult,
     Extend,
+    Grant,
+    Granted,
     HoldChange,
     LimitResult,
     Reserve,
+    Return,
+    Returned,
     Settle,
 )
 from ratelimit_service.decision.limit import EXACT, MICRO, Concurrency, Limit, Mode, TokenBucket, Window
@@ -317,6 +323,20 @@ class _Part(NamedTuple):
     foreign: frozenset[int]
 
 
+class Lent(NamedTuple):
+    """A grant of so many UNITS that was made, and ends, at these times in microseconds since 1970 UTC.
+
+    One unit took `tokens` of each bucket, by the names of those from which something was taken. `call` is that of the
+    grant.
+    """
+
+    made_at: int
+    ends: int
+    units: int
+    call: int
+    tokens: dict[str, int]
+
+
 def _marks_of(buckets: Sequence[Bucket]) -> Marks:
     """What buckets are known by again, whatever sizes their limits have by then."""
     return tuple((bucket.name, isinstance(bucket.limit.algorithm, Concurrency)) for bucket in buckets)
@@ -343,6 +363,7 @@ class ReferenceBuckets:
         self._request_results: MutableMapping[str, ChargeResult] = {} if request_results is None else request_results
         self._reservations: MutableMapping[bytes, Held] = {} if reservations is None else reservations
         self._slots: MutableMapping[str, dict[int, int]] = {} if slots is None else slots
+        self._grants: dict[bytes, Lent | None] = {}  # None: it was returned
 
     def charge(self, charges: Sequence[Charge], now_us: int) -> list[ChargeResult]:
         """Make each charge or none of it, in this order."""
@@ -351,6 +372,8 @@ class ReferenceBuckets:
     def _charge_once(self, charge: Charge, now_us: int) -> ChargeResult:
         if isinstance(charge.reservation, Settle | Extend):
             return self._change(charge, charge.reservation, now_us)
+        if isinstance(charge.reservation, Grant | Return):
+            return self._grant_or_return(charge, charge.reservation, now_us)
         stored = self._request_results.get(charge.request) if charge.request else None
         held = self._reservations.get(charge.reservation.name) if charge.reservation else None
         is_open = held is not None and held.settled is None and held.ends > now_us
@@ -467,6 +490,62 @@ class ReferenceBuckets:
             charged = charged and not (wait and terms.enforced)
             results.append(result)
         return ChargeResult(charged, tuple(results), clamped)
+
+    def _grant_or_return(self, charge: Charge, own: Grant | Return, now_us: int) -> ChargeResult:
+        return self._grant(charge, own, now_us) if isinstance(own, Grant) else self._return(charge, own, now_us)
+
+    def _grant(self, charge: Charge, grant: Grant, now_us: int) -> ChargeResult:
+        """Take as many units as fit, unless there is a grant of this name."""
+        peeks = self._peek(charge, now_us)
+        if grant.name in self._grants:
+            lent = self._grants[grant.name]
+            if lent is None or lent.ends <= now_us or lent.call != grant.call:
+                return ChargeResult(charged=False, limit_results=peeks, hold=Granted(0, 0, USED_UP))
+            again = Granted(0, lent.units, lent.ends - now_us)
+            return ChargeResult(charged=True, limit_results=peeks, hold=again)
+        units, left_us = grant.wants, grant.ttl_us
+        for bucket, tokens, peek in zip(charge.buckets, charge.costs, peeks, strict=True):
+            terms = self._terms(bucket)
+            if not terms.enforced:
+                continue
+            if peek.wait_us:
+                return ChargeResult(charged=False, limit_results=peeks, hold=Granted(0, 0, 0))
+            units = min(units, max(peek.remaining // (tokens * MICRO) // grant.share, 1))
+            if terms.window is not None:
+                left_us = min(left_us, span(terms.window, now_us)[1] - now_us)
+        if left_us < MIN_GRANT_US:
+            return ChargeResult(charged=False, limit_results=peeks, hold=Granted(0, 0, left_us))
+        costs = tuple(units * tokens for tokens in charge.costs)
+        charged, results, *_ = self._charge(charge._replace(costs=costs, reservation=None), now_us)
+        taken = {
+            bucket.name: tokens
+            for bucket, tokens, result in zip(charge.buckets, charge.costs, results, strict=True)
+            if tokens and not result.wait_us
+        }
+        self._grants[grant.name] = Lent(now_us, now_us + left_us, units, grant.call, taken)
+        return ChargeResult(charged, results, hold=Granted(units, units, left_us))
+
+    def _return(self, charge: Charge, own: Return, now_us: int) -> ChargeResult:
+        """Return what was not used of a grant, once."""
+        is_known, lent = own.name in self._grants, self._grants.get(own.name)
+        self._grants[own.name] = None
+        nothing = (0,) * len(charge.buckets)
+        if lent is None:
+            peeks = self._peek(charge, now_us)
+            hold = Returned(0, nothing, again=is_known)
+            return ChargeResult(is_known, peeks, held_us=0 if is_known else GONE, hold=hold)
+        units = min(own.unused, lent.units)
+        tokens = tuple(lent.tokens.get(bucket.name, 0) for bucket in charge.buckets)
+        for bucket, each in zip(charge.buckets, tokens, strict=True):
+            if units and each:
+                terms = self._terms(bucket)
+                state, stored = self._advanced(bucket, terms, -1, now_us)
+                back, in_all = units * each * MICRO, lent.units * each * MICRO
+                amount = _undrained(terms, back, in_all, lent.made_at, state.at)
+                if amount:
+                    self._states[bucket.name] = _returned(terms, stored, amount, now_us)
+        hold = Returned(units, tokens, again=False)
+        return ChargeResult(charged=True, limit_results=self._peek(charge, now_us), hold=hold)
 
     def _charge_afterwards(self, charge: Charge, now_us: int) -> ChargeResult:
         results = []

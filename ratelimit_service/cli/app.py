@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections import UserDict
 from collections.abc import Mapping
+from copy import copy
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -16,6 +18,38 @@ from ratelimit_service.cli.errors import Exit
 def command_group(summary: str) -> typer.Typer:
     """An empty group of commands."""
     return typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=summary)
+
+
+def _command(name: str, function: Any) -> Any:  # noqa: ANN401  typer's types are private
+    """A command by itself."""
+    single = command_group("")
+    single.command(name)(function)
+    return typer.main.get_command(single)
+
+
+class _OnDemand(UserDict[str, Any]):
+    """The commands of a group by name. One is made when it is asked for: typer takes a millisecond or more for each."""
+
+    def __init__(self, group: typer.Typer, ctx: Any) -> None:  # noqa: ANN401  as above
+        functions: list[tuple[str | None, Any]] = [(info.name, info.callback) for info in group.registered_commands]
+        super().__init__({name or typer.main.get_command_name(one.__name__): one for name, one in functions})
+        self._made: dict[str, Any] = {}
+        self._ctx = ctx
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  as above
+        if name not in self._made:
+            self._made[name] = _command(name, super().__getitem__(name))
+            convert_lazily(self._made[name], self._ctx)
+        return self._made[name]
+
+
+def _group(defined: typer.Typer, ctx: Any) -> Any:  # noqa: ANN401  as above
+    """A group, with its commands made on demand."""
+    empty = copy(defined)
+    empty.registered_commands = []
+    group = typer.main.get_group(empty)
+    group.commands = _OnDemand(defined, ctx)
+    return group
 
 
 _HERE = "ratelimit_service.cli"
@@ -92,11 +126,7 @@ class Commands(TyperGroup):
             return None
         module, _, attribute = self.entries[cmd_name].place.partition(":")
         found = getattr(import_module(module), attribute)
-        if not isinstance(found, typer.Typer):
-            single = command_group("")
-            single.command(cmd_name)(found)
-            found = single
-        command = typer.main.get_command(found)
+        command = _group(found, ctx) if isinstance(found, typer.Typer) else _command(cmd_name, found)
         convert_lazily(command, ctx)
         return command
 
@@ -165,7 +195,8 @@ def main() -> None:
         if os.environ.get("RATELIMIT_TRACEBACK"):
             raise
         if isinstance(error, OSError) and error.filename:
-            typer.echo(f"cannot use {error.filename}: {error.strerror}", err=True)
+            instead = "; --show-completion prints it, to be put elsewhere" if "--install-completion" in sys.argv else ""
+            typer.echo(f"cannot use {error.filename}: {error.strerror}{instead}", err=True)
             sys.exit(Exit.USAGE)
         from ratelimit_service.logs import redact  # noqa: PLC0415  the log of a server, which commands have none of
 

@@ -5,6 +5,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from ratelimit_service.cli.errors import CommandError, ConfirmationNeeded, Exit, NotFound
+from ratelimit_service.cli.target import is_on_this_machine
 
 _USAGE = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _FAILED = {
@@ -58,6 +59,9 @@ def _unreachable(code: grpc.StatusCode, address: str, details: str) -> tuple[str
     if code is grpc.StatusCode.UNAVAILABLE:
         return (
             f"cannot reach a server at {address}: {details.splitlines()[0] if details else 'no reason given'}",
-            "start one with `ratelimit-service dev`, or name another with --server or RATELIMIT_SERVER",
+            "start one with `ratelimit-service dev`, or name another with --server or RATELIMIT_SERVER"
+            if is_on_this_machine(address)
+            else "see that it runs, that this machine may connect, and whether it serves TLS (then write https://); "
+            "`ratelimit-service doctor --server HOST:9464` examines it by its operations port",
         )
     return (f"{address} failed: {code.name} {details}",)

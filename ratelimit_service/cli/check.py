@@ -3,11 +3,10 @@
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest, ExplainLimitResponse
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import LimitLevel, LimitResult
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service.cli.client import connect
@@ -15,8 +14,10 @@ from ratelimit_service.cli.errors import CommandError, Exit
 from ratelimit_service.cli.options import AsJson, DecisionServer, Output, Server, Token, output_format, parse_hold
 from ratelimit_service.cli.output import Format, describe_limit, print_as, print_json, print_table
 from ratelimit_service.cli.times import format_wait
-from ratelimit_service.decision.api_key import ApiKey as PresentedKey
 from ratelimit_service.decision.limit import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitResponse
 
 ApiKey = Annotated[
     str | None,
@@ -93,6 +94,8 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Show every limit that a decision on this call would consider, and the level that set it. Charges nothing."""
+    from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ExplainLimitRequest  # noqa: PLC0415  not `check`
+
     with connect(server, token) as client:
         credential = _credential(key)
         explanation = client.explain_limit(ExplainLimitRequest(**credential, resource=resource, cost=cost))
@@ -110,9 +113,11 @@ def _credential(key: str | None) -> dict[str, str]:
 
 def _hint(credential: Mapping[str, str], decision: CheckLimitResponse) -> None:
     """Print why a key is unknown, if its own text shows it."""
-    if decision.reason != CheckLimitResponse.KEY_UNKNOWN or PresentedKey.parse(credential.get("api_key", "rlk")):
+    if decision.reason != CheckLimitResponse.KEY_UNKNOWN or "api_key" not in credential:
         return
-    if "api_key" in credential:
+    from ratelimit_service.decision.api_key import ApiKey as PresentedKey  # noqa: PLC0415  most keys are known
+
+    if not PresentedKey.parse(credential["api_key"]):
         typer.echo("it is no API key, but mistyped or cut off; nor a key_id, of 16 letters and digits", err=True)
 
 
@@ -162,7 +167,7 @@ def _limit_result(limit: LimitResult) -> tuple[str, ...]:
     return limit.name, f"{limit.remaining:,}", f"{limit.limit:,}", format_wait(limit.reset_after), result
 
 
-def _print_explanation(explanation: ExplainLimitResponse) -> None:
+def _print_explanation(explanation: "ExplainLimitResponse") -> None:
     """Print what would be decided now, then every limit that was considered."""
     typer.echo("would be ", nl=False)
     print_decision(explanation.decision, _UNREADABLE)  # without the bucket store, there is an error and no explanation

@@ -3,21 +3,24 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
+from functools import cached_property
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 import typer
 from google.protobuf.message import Message
 
-from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2
-from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
-from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
-from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
-from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest, SimulatePlanResponse
 from ratelimit_service.cli.errors import report_errors
 from ratelimit_service.cli.target import Target
+
+if TYPE_CHECKING:  # a command imports the service that it calls, and not the other
+    from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2
+    from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+    from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
+    from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
+    from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+    from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest, SimulatePlanResponse
 
 _SIMULATION_SECONDS = 60.0  # one has a budget of 20, and may wait for another
 _MAX_RECEIVED = 32 * 1024 * 1024
@@ -45,8 +48,18 @@ class Client(AbstractContextManager["Client"]):
             # a proxy of the environment would be another host that reads the token
             else grpc.insecure_channel(target.address, [*options, ("grpc.enable_http_proxy", 0)])
         )
-        self._decision = RateLimitServiceStub(self._channel)
-        self._admin = KeyAdminServiceStub(self._channel)
+
+    @cached_property
+    def _decision(self) -> "RateLimitServiceStub":
+        from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as service  # noqa: PLC0415  as above
+
+        return service.RateLimitServiceStub(self._channel)
+
+    @cached_property
+    def _admin(self) -> "KeyAdminServiceStub":
+        from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2_grpc as service  # noqa: PLC0415  as above
+
+        return service.KeyAdminServiceStub(self._channel)
 
     @property
     def is_rehearsal(self) -> bool:
@@ -69,66 +82,68 @@ class Client(AbstractContextManager["Client"]):
         """Close the connection."""
         self._channel.close()
 
-    def check_limit(self, request: decision_pb2.CheckLimitRequest) -> decision_pb2.CheckLimitResponse:
+    def check_limit(self, request: "decision_pb2.CheckLimitRequest") -> "decision_pb2.CheckLimitResponse":
         """Decide one call and charge it."""
         return self._call(self._decision.CheckLimit, request)
 
-    def settle_limit(self, request: decision_pb2.SettleLimitRequest) -> decision_pb2.SettleLimitResponse:
+    def settle_limit(self, request: "decision_pb2.SettleLimitRequest") -> "decision_pb2.SettleLimitResponse":
         """Settle a reservation."""
         return self._call(self._decision.SettleLimit, request)
 
-    def extend_hold(self, request: decision_pb2.ExtendHoldRequest) -> decision_pb2.ExtendHoldResponse:
+    def extend_hold(self, request: "decision_pb2.ExtendHoldRequest") -> "decision_pb2.ExtendHoldResponse":
         """Hold a reservation for longer."""
         return self._call(self._decision.ExtendHold, request)
 
-    def explain_limit(self, request: admin_pb2.ExplainLimitRequest) -> admin_pb2.ExplainLimitResponse:
+    def explain_limit(self, request: "admin_pb2.ExplainLimitRequest") -> "admin_pb2.ExplainLimitResponse":
         """Explain what would be decided, and by which limits."""
         return self._call(self._admin.ExplainLimit, request)
 
-    def manage_key(self, request: admin_pb2.ManageKeyRequest) -> admin_pb2.ManageKeyResponse:
+    def manage_key(self, request: "admin_pb2.ManageKeyRequest") -> "admin_pb2.ManageKeyResponse":
         """Carry out one action on a key."""
         request.validate_only = self._dry_run
         return self._call(self._admin.ManageKey, request)
 
-    def manage_plan(self, request: admin_pb2.ManagePlanRequest) -> admin_pb2.ManagePlanResponse:
+    def manage_plan(self, request: "admin_pb2.ManagePlanRequest") -> "admin_pb2.ManagePlanResponse":
         """Carry out one action on a plan."""
         request.validate_only = self._dry_run
         return self._call(self._admin.ManagePlan, request)
 
-    def manage_override(self, request: admin_pb2.ManageOverrideRequest) -> admin_pb2.ManageOverrideResponse:
+    def manage_override(self, request: "admin_pb2.ManageOverrideRequest") -> "admin_pb2.ManageOverrideResponse":
         """Carry out one action on the overrides of a key or a subject."""
         request.validate_only = self._dry_run
         return self._call(self._admin.ManageOverride, request)
 
-    def manage_rules(self, request: admin_pb2.ManageRulesRequest) -> admin_pb2.ManageRulesResponse:
+    def manage_rules(self, request: "admin_pb2.ManageRulesRequest") -> "admin_pb2.ManageRulesResponse":
         """Carry out one action on the descriptor rules of a domain."""
         request.validate_only = self._dry_run
         return self._call(self._admin.ManageRules, request)
 
-    def list_audit_events(self, request: admin_pb2.ListAuditEventsRequest) -> admin_pb2.ListAuditEventsResponse:
+    def list_audit_events(self, request: "admin_pb2.ListAuditEventsRequest") -> "admin_pb2.ListAuditEventsResponse":
         """List changes, newest first."""
         return self._call(self._admin.ListAuditEvents, request)
 
-    def query_usage(self, request: admin_pb2.QueryUsageRequest) -> admin_pb2.QueryUsageResponse:
+    def query_usage(self, request: "admin_pb2.QueryUsageRequest") -> "admin_pb2.QueryUsageResponse":
         """Count calls."""
         return self._call(self._admin.QueryUsage, request)
 
-    def list_alerts(self, request: alerts_pb2.ListAlertsRequest) -> alerts_pb2.ListAlertsResponse:
+    def list_alerts(self, request: "alerts_pb2.ListAlertsRequest") -> "alerts_pb2.ListAlertsResponse":
         """List alerts, those that are firing first."""
         return self._call(self._admin.ListAlerts, request)
 
-    def test_alert(self) -> alerts_pb2.TestAlertResponse:
+    def test_alert(self) -> "alerts_pb2.TestAlertResponse":
         """Send a test message to the webhook."""
-        return self._call(self._admin.TestAlert, alerts_pb2.TestAlertRequest())
+        from ratelimit_service._gen.ratelimit.v1.alerts_pb2 import TestAlertRequest  # noqa: PLC0415  as above
+
+        return self._call(self._admin.TestAlert, TestAlertRequest())
 
     def manage_enforcement(
-        self, request: enforcement_pb2.ManageEnforcementRequest
-    ) -> enforcement_pb2.ManageEnforcementResponse:
+        self, request: "enforcement_pb2.ManageEnforcementRequest"
+    ) -> "enforcement_pb2.ManageEnforcementResponse":
         """Carry out one action on the switch of all limits."""
         request.validate_only = self._dry_run
         return self._call(self._admin.ManageEnforcement, request)
 
-    def simulate_plan(self, request: SimulatePlanRequest) -> SimulatePlanResponse:
+    def simulate_plan(self, request: "SimulatePlanRequest") -> "SimulatePlanResponse":
         """Replay counted calls against other limits."""
         return self._call(self._admin.SimulatePlan, request, at_least=_SIMULATION_SECONDS)
 

@@ -1,36 +1,68 @@
-"""Values of the command line that need no conversion: with them, a command does not wait for pydantic to be imported.
+"""Values of the command line that are converted without pydantic, for which a command would wait at its start.
 
 typer converts every value by pydantic, texts and defaults too. That takes longer than all else that `check` does.
 """
 
-from typing import Any
+import re
+from enum import Enum
+from typing import Any, Final, Literal, get_args, get_origin
+
+_WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 
 
-class AsItIs:
-    """In place of a parameter's own conversion: returns texts and defaults as they are, and leaves others to that."""
+class Plain:
+    """In place of a parameter's own conversion: converts what is plain, and leaves all else to that, errors too."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401  typer's types are private
         """What VALUE is for the command. Raises as typer's own conversion does."""
         repeated = param.multiple or param.nargs == -1
-        annotation = param.type_descriptor.annotation
         if value is None:
             return () if repeated else None
-        if not repeated and ((annotation is str and isinstance(value, str)) or value is param.default):
-            return value
-        if repeated and annotation == list[str] and isinstance(value, list | tuple):
-            return list(value)
+        found = _list(value, param) if repeated else _one(value, param)
+        if found is not None:
+            return found
         param._runtime_param = None  # noqa: SLF001  see above
         return param.get_runtime_param().coerce(value, param=param, ctx=ctx)
 
 
 def convert_lazily(command: Any, ctx: Any) -> None:  # noqa: ANN401  typer's types are private
-    """Have COMMAND, called in CTX, and all commands in it, import what converts values only for those that need it.
+    """Have COMMAND, called in CTX, import what converts values only for those that need it.
 
     This reaches into typer; where a version of it has no such conversion, nothing is changed. A test counts what is
     imported.
     """
     for param in command.get_params(ctx):
         if getattr(param, "_runtime_param", param) is None:
-            param._runtime_param = AsItIs()  # noqa: SLF001  see above
-    for below in getattr(command, "commands", {}).values():
-        convert_lazily(below, ctx)
+            param._runtime_param = Plain()  # noqa: SLF001  see above
+
+
+def _list(value: Any, param: Any) -> list[str] | None:  # noqa: ANN401  as above
+    """A list of texts. None for any other."""
+    is_texts = param.type_descriptor.annotation == list[str] and isinstance(value, list | tuple)
+    return list(value) if is_texts else None
+
+
+def _one(value: Any, param: Any) -> Any:  # noqa: ANN401  as above
+    """A default, a text, a whole number in decimal digits and within its bounds, a choice. None for any other."""
+    if value is param.default:
+        return value
+    kind, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info
+    if not isinstance(value, str) or info.parser is not None:
+        return None
+    if kind is str:
+        return value
+    if kind is int:
+        return _whole_number(value, info) if _WHOLE.fullmatch(value) else None
+    return _choice(value, kind)
+
+
+def _whole_number(text: str, info: Any) -> int | None:  # noqa: ANN401  as above
+    number = int(text)
+    too_small, too_large = info.min is not None and number < info.min, info.max is not None and number > info.max
+    return None if too_small or too_large else number
+
+
+def _choice(text: str, kind: Any) -> Any:  # noqa: ANN401  as above
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return next((member for member in kind if member.value == text), None)
+    return text if get_origin(kind) is Literal and text in get_args(kind) else None

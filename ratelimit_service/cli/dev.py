@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -78,7 +79,18 @@ def dev(
         except (StartupError, EmbeddedPostgresError, EmbeddedValkeyError) as error:
             raise CommandError(Exit.FAILED, *str(error).splitlines()) from None
         except OSError as error:
-            raise CommandError.usage(f"cannot use {error.filename or settings.data_dir}: {error.strerror}") from None
+            raise CommandError.usage(_unusable(error, settings.data_dir)) from None
+
+
+def _unusable(error: OSError, data_dir: Path) -> str:
+    """Which file or folder cannot be used, and what to do if that is the folder of the state, or above it or in it."""
+    if error.filename is None:
+        return str(error.strerror or error)
+    text = f"cannot use {error.filename}: {error.strerror}"
+    found, state = Path(os.fsdecode(error.filename)).absolute(), data_dir.absolute()
+    if found.is_relative_to(state) or state.is_relative_to(found):
+        text += "; choose another folder for the state with --data-dir or RATELIMIT_DATA_DIR"
+    return text
 
 
 def _stores(data_dir: Path) -> "DevStores":
@@ -180,15 +192,21 @@ def _how_to_call(settings: Settings, key: str) -> str:
         )
     body = f'{{"api_key":"{key}","resource":"orders.create"}}'
     method = "ratelimit.v1.RateLimitService/CheckLimit"
+    curl = ""
+    if settings.http_listen:
+        url = f"http://{dialable(settings.http_listen)}/{method}"
+        curl = f"\n  curl {header}-H 'content-type: application/json' -d '{body}' {url}"
     return f"""{lead}
-  grpcurl -plaintext {header}-d '{body}' {dialable(settings.listen)} {method}
+  grpcurl -plaintext {header}-d '{body}' {dialable(settings.listen)} {method}{curl}
   {command} check {key} --resource orders.create{token}"""
 
 
 def _command(settings: Settings) -> str:
-    """This command as it was called, so that the line works in any shell on this folder."""
+    """This command as it was called, so that the line works in any shell on this folder; by its name if PATH has it."""
     program = Path(sys.argv[0])
     shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
+    if shutil.which(program.name) == str(program):
+        shown = program.name
     if settings.data_dir != DEFAULT_DATA_DIR:
         return f"RATELIMIT_DATA_DIR={shlex.quote(str(settings.data_dir))} {shlex.quote(shown)}"
     return shlex.quote(shown)

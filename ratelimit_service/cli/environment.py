@@ -4,6 +4,7 @@ from pydantic import SecretStr, ValidationError
 
 from ratelimit_service.cli.errors import CommandError, Exit
 from ratelimit_service.devstores.state import DevState, read_peppers
+from ratelimit_service.logs import redact
 from ratelimit_service.settings import Settings
 
 STORE_SETTINGS = ("database_url", "redis_url", "peppers")
@@ -23,7 +24,7 @@ def describe_setting_errors(error: ValidationError) -> list[str]:
     lines = []
     for each in error.errors(include_url=False, include_context=False):
         name = str(each["loc"][0])
-        value = "" if Settings.model_fields[name].annotation is SecretStr else f" is {each['input']!r}"
+        value = "" if Settings.model_fields[name].annotation is SecretStr else f" is {redact(repr(each['input']))}"
         message = each["msg"].removeprefix("Value error, ")  # of our own validators
         lines.append(f"{variable_name(name)}{value}: {message[0].lower()}{message[1:]}")
     return lines

@@ -13,8 +13,8 @@ from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyR
 from ratelimit_service.bounded_yaml import Plain
 from ratelimit_service.cli.errors import CommandError
 from ratelimit_service.cli.message_file import file_name, parse_file, read_text
-from ratelimit_service.cli.message_nodes import UNREADABLE
 from ratelimit_service.cli.options import parse_expires
+from ratelimit_service.message_nodes import UNREADABLE
 
 _LABEL = "label."
 _MAX_BYTES = 32 * 1024 * 1024

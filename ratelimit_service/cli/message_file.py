@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 
 from ratelimit_service.bounded_yaml import MAX_BYTES, Plain, YamlError, plain, read_yaml
 from ratelimit_service.cli.errors import CommandError
-from ratelimit_service.cli.message_nodes import fill
+from ratelimit_service.message_nodes import fill
 
 
 def read_message(file: typer.FileText, message: Message, what: str) -> frozenset[str]:

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
-from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit, Quota
@@ -43,6 +42,8 @@ def print_as(output: Format, message: M, table: Callable[[M], None]) -> None:
 
 def print_json(message: Message) -> None:
     """Print a message in proto3 JSON, with the field names of the protos and fields that are zero."""
+    from google.protobuf.json_format import MessageToJson  # noqa: PLC0415  as above
+
     typer.echo(MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
 
 

@@ -13,7 +13,6 @@ from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.confirm import Yes, confirmed
 from ratelimit_service.cli.errors import CommandError, report_errors
-from ratelimit_service.cli.message_file import read_message
 from ratelimit_service.cli.options import AsJson, DryRun, Output, PageSize, PageToken, Server, Token, output_format
 from ratelimit_service.cli.output import (
     Format,
@@ -253,6 +252,8 @@ def _range(effect: SimulatePlanResponse.Effect) -> str:
 
 
 def _read_plan(file: typer.FileText) -> tuple[Plan, frozenset[str]]:
+    from ratelimit_service.cli.message_file import read_message  # noqa: PLC0415  few commands read files
+
     plan = Plan()
     fields = read_message(file, plan, "a plan with its name and limits")
     return plan, fields

@@ -10,13 +10,11 @@ import typer
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageRulesRequest, ManageRulesResponse
 from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Limit
 from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DescriptorLimit, DescriptorRule, DomainRules
-from ratelimit_service.bounded_yaml import MAX_BYTES
 from ratelimit_service.cli.app import command_group
 from ratelimit_service.cli.client import Client, connect
 from ratelimit_service.cli.confirm import Yes, confirm, confirmed
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.escaped import escaped
-from ratelimit_service.cli.message_file import file_name, read_message, read_text
 from ratelimit_service.cli.options import AsJson, DryRun, Output, PageSize, PageToken, Server, Token, output_format
 from ratelimit_service.cli.output import (
     Format,
@@ -69,6 +67,8 @@ def replace(
 
     If the file has an etag, this is refused if the domain's rules have changed since.
     """
+    from ratelimit_service.cli.message_file import read_message  # noqa: PLC0415  few commands read files
+
     with connect(server, token, dry_run=dry_run) as client:
         rules = DomainRules()
         read_message(file, rules, "the rules of a domain")
@@ -238,6 +238,8 @@ def _import(client: Client, imported: Iterable[DomainRules], show: Callable[[Dom
 
 def _read(files: list[typer.FileText], algorithm: Algorithm, *, shadow: bool) -> list[DomainRules]:
     from ratelimit_service.api.key_admin.manage_rules import rules_to_proto  # noqa: PLC0415  for `import` alone
+    from ratelimit_service.bounded_yaml import MAX_BYTES  # noqa: PLC0415
+    from ratelimit_service.cli.message_file import file_name, read_text  # noqa: PLC0415
     from ratelimit_service.rules_import.findings import Findings  # noqa: PLC0415
     from ratelimit_service.rules_import.importer import (  # noqa: PLC0415
         import_files,

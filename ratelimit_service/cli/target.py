@@ -72,7 +72,7 @@ class Target:
         address = server or (dialable(listen) if listen else DEFAULT_SERVER)
         sent = _read_token(token) if token else (dev.admin_token if dev else "")
         if "://" not in address:
-            if not _is_loopback(address):
+            if not is_on_this_machine(address):
                 where = "" if server else f", which {DevState.path(_data_dir())} names,"
                 raise CommandError.usage(f"{address}{where} is not on this machine: {_FORMS}")
             return cls(address, sent)
@@ -92,8 +92,8 @@ def _split(address: str) -> SplitResult | None:
     return url if url.hostname and "@" not in url.netloc and not (url.path or url.query or url.fragment) else None
 
 
-def _is_loopback(address: str) -> bool:
-    """Whether HOST:PORT is this machine, whatever a name server says."""
+def is_on_this_machine(address: str) -> bool:
+    """Whether HOST:PORT is a loopback address, whatever a name server says."""
     host, _, port = address.rpartition(":")
     if not (port.isascii() and port.isdigit()):
         return False

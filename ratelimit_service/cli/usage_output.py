@@ -7,13 +7,11 @@ from datetime import UTC, timedelta
 from typing import Any, Final
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import QueryUsageRequest, QueryUsageResponse
 from ratelimit_service._gen.ratelimit.v1.usage_pb2 import UsageFilter, UsageRow
 from ratelimit_service.cli.output import print_table
 from ratelimit_service.cli.times import format_time
-from ratelimit_service.cli.yaml_text import yaml_text
 from ratelimit_service.csv_text import write_csv
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
@@ -165,10 +163,14 @@ def print_report_json(report: Report) -> None:
 
 def print_report_yaml(report: Report) -> None:
     """Print the same as YAML."""
+    from ratelimit_service.cli.yaml_text import yaml_text  # noqa: PLC0415  most output is a table
+
     typer.echo(yaml_text(_report_document(report)), nl=False)
 
 
 def _report_document(report: Report) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict  # noqa: PLC0415  as above
+
     found = MessageToDict(report.response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     del found["next_page_token"]
     numbered: dict[str, Any] = _with_numbers(found)

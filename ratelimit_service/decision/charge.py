@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ratelimit_service.decision.limit import MICRO, Limit
 from ratelimit_service.decision.usage import Series
@@ -62,12 +62,19 @@ def costs_of(buckets: Sequence[Bucket], cost: int) -> tuple[int, ...]:
     return tuple([bucket.limit.tokens_of(cost) for bucket in buckets])
 
 
+REPORTED: Final = -1
+"""In place of the calls that a charge counts for a series: its counts were reported by the holder of a grant."""
+
+
 class Counted(NamedTuple):
     """That a charge counts for a series: as a call (`calls` 1) unless it only refunds (0), with so many tokens.
 
     `positions` are the indexes of the charge's buckets by which its denials are counted: one for each limit of the
     series, in their order, perhaps repeated for a series that takes from several buckets by the same limits. None: all
-    the charge's buckets, in their order, and the cost is that of the first.
+    the charge's buckets, in their order.
+
+    With `calls` REPORTED the `positions` are counts instead, in the order of `usage.Counts`, flattened: what the holder
+    of a grant reports when it returns it.
     """
 
     series: Series
@@ -112,6 +119,43 @@ class Extend(NamedTuple):
     hold_us: int
 
 
+MIN_GRANT_US: Final = 10_000
+"""Microseconds that a grant lasts at least: a shorter one would be over before it reaches its holder."""
+
+USED_UP: Final = -1
+"""In place of the time that a grant lasts: there was one of this name, which ended, was returned, or was another."""
+
+
+class Grant(NamedTuple):
+    """Take as many units as fit, WANTS at most, for a holder that spends them by itself: a unit takes `costs`.
+
+    Of the units that each enforced bucket has left at most one in SHARE, but one at least. They may be spent for TTL_US
+    microseconds, and not after the window of an enforced quota. `name`: 16 bytes, by which the same again gets the same
+    units as long as they may be spent, and by which it is returned. `call` is a number below 2^53 that the same call
+    has again, and nearly no other.
+    """
+
+    name: bytes
+    ttl_us: int
+    wants: int
+    share: int
+    call: int
+
+
+class Return(NamedTuple):
+    """Return UNUSED units of the grant of this NAME, or all if they are fewer, to the buckets that it took from.
+
+    As `Settle` returns what was reserved. All costs are 0. Its name can be granted no more, also if there was no grant.
+    """
+
+    name: bytes
+    unused: int
+
+
+HoldAction: TypeAlias = Reserve | Settle | Extend | Grant | Return
+"""What a charge does to a reservation or a grant."""
+
+
 class HoldChange(NamedTuple):
     """When the hold of a reservation ended before a charge, and when it ends after it: microseconds since 1970 UTC.
 
@@ -125,6 +169,29 @@ class HoldChange(NamedTuple):
 
 UNCHANGED: Final = HoldChange(0, 0)
 """That of a charge that has nothing to do with a reservation, too."""
+
+
+class Granted(NamedTuple):
+    """What a Grant got: so many UNITS, for LEFT_US microseconds from now on. `taken` of them by this charge.
+
+    `taken` is 0 if they were taken before, by the same grant. Without units, LEFT_US is USED_UP, NO_ROOM if the store
+    has no memory for a grant, the time until the window of a quota ends if that is less than MIN_GRANT_US, and else 0.
+    """
+
+    taken: int
+    units: int
+    left_us: int
+
+
+class Returned(NamedTuple):
+    """What a Return returned: so many UNITS, of which each had taken `tokens[i]` from `buckets[i]`.
+
+    `again`: the grant had been returned before, and nothing has changed.
+    """
+
+    units: int
+    tokens: tuple[int, ...]
+    again: bool
 
 
 class Charge(NamedTuple):
@@ -143,7 +210,7 @@ class Charge(NamedTuple):
 
     `reservation`: what the charge does to a reservation, None for an ordinary one. All its buckets are in one
     partition, at most MAX_RESERVED. Only by one that reserves are slots of concurrency limits taken, and they come back
-    when it is settled or its hold ends.
+    when it is settled or its hold ends. A grant, and what returns one, has no such limits, and no request.
     """
 
     buckets: tuple[Bucket, ...]
@@ -151,7 +218,7 @@ class Charge(NamedTuple):
     request: str = ""
     counted: tuple[Counted, ...] = ()
     afterwards: bool = False
-    reservation: Reserve | Settle | Extend | None = None
+    reservation: HoldAction | None = None
 
 
 class LimitResult(NamedTuple):
@@ -177,11 +244,14 @@ class ChargeResult(NamedTuple):
 
     `held_us`: of a charge that settles or extends, the microseconds for which the reservation is held from now on: 0
     once it is settled, GONE if there is none; then nothing was charged. `hold`: what the charge has done to a
-    reservation.
+    reservation or grant.
+
+    Of a Grant: whether it has units. The results are those after it, or, without units, of a peek at one. Of a Return:
+    whether there was a grant, now or before; `held_us` is GONE if not. The results are those after it.
     """
 
     charged: bool
     limit_results: tuple[LimitResult, ...]
     clamped: int = 0
     held_us: int = 0
-    hold: HoldChange = UNCHANGED
+    hold: HoldChange | Granted | Returned = UNCHANGED

@@ -28,9 +28,15 @@ MAX_COST = MAX_TOKENS
 """Of one call, in tokens: as much as the largest limit has."""
 
 MAX_REQUEST_ID_BYTES = 128
+"""Of a `request_id` in UTF-8."""
 
-_DENIED = (0, 0, 1, 0, 0, 1)  # by the reason that its series has in place of limits
+_DENIED = (0, 0, 1, 0, 0, 1)
+"""Counts of a call that its key's policy refuses, in the order of `usage.Counts`, flattened: one denied, and one denied
+by the reason that its series has in place of limits."""
+
 _DEGRADED_DENIED = (0, 0, 1, 0, 1, 1)
+"""The same, degraded too."""
+
 _UNKNOWN = Decision(allowed=False, reason=Reason.KEY_UNKNOWN, source=Source.POLICY)
 
 
@@ -135,7 +141,7 @@ class DecisionEngine:
             decision = prepared
             self._count(decision)
         elif prepared.hold is not None:
-            opened, reservation_id = self._open(prepared, prepared.hold)
+            opened, reservation_id = self._reserve(prepared, prepared.hold)
             return _with_id(await self.decide(opened, deadline), reservation_id)
         else:
             try:
@@ -149,10 +155,10 @@ class DecisionEngine:
         policy = decision.policy
         self.tally[NO_PLAN if policy is None else policy.plan][decision.reason][decision.source] += 1
         if not decision.allowed:
-            self._deny(decision)
+            self._count_denial(decision)
         return decision
 
-    def _open(self, check: PreparedCheck, hold: PreparedHold) -> tuple[PreparedCheck, str]:
+    def _reserve(self, check: PreparedCheck, hold: PreparedHold) -> tuple[PreparedCheck, str]:
         """The check as one reservation of its own, and the id of that."""
         opened = self._ids.make(hold.packed, check.cost, check.charge.request)
         charge = check.charge._replace(reservation=Reserve(opened.name, hold.hold_us))
@@ -166,7 +172,7 @@ class DecisionEngine:
         ids: dict[int, str] = {}  # of the reservations among them, by their numbers
         for number, check in enumerate(checks):
             if check.hold is not None:
-                checks[number], ids[number] = self._open(check, check.hold)
+                checks[number], ids[number] = self._reserve(check, check.hold)
         charged = await self._charge_all(checks, deadline)
         for number, reservation_id in ids.items():
             decision = charged[number]
@@ -238,9 +244,9 @@ class DecisionEngine:
                 policy = decision.policy
                 tally[NO_PLAN if policy is None else policy.plan][decision.reason][decision.source] += 1
                 if not decision.allowed:
-                    self._deny(decision)
+                    self._count_denial(decision)
 
-    def _deny(self, decision: Decision) -> None:
+    def _count_denial(self, decision: Decision) -> None:
         """Count the limit that has denied a call, if one has."""
         if decision.policy is not None and decision.binding >= 0:
             self.tally.deny(decision.policy.plan, decision.rules[decision.binding].limit.name)
@@ -330,7 +336,7 @@ def _prepare_held(check: Check, policy: Policy, selection: Selection, hold_us: i
     """Prepare a call that is a reservation."""
     buckets, series = selection.buckets, selection.series
     costs = tuple([bucket.limit.reserved_of(check.cost) for bucket in buckets])
-    counted = Counted(series, check.cost, 1, tuple(range(len(buckets))))
+    counted = Counted(series, check.cost)
     request = _request_name(policy.key_id, check) if check.request_id else ""
     packed = pack(Reservation(policy.key_id, buckets, series))
     charge = Charge(buckets, costs, request, (counted,))

@@ -141,12 +141,12 @@ class Policy:
             for limit, level, why_not in self.considered
             if not why_not
         )
-        tokens = self.rules
+        of_tokens = self.rules
         self.has_slots = any(map(_has_slots, self.rules))
         if self.has_slots:
-            tokens = tuple(rule for rule in self.rules if not _has_slots(rule))
-        one_for_all = all(rule.limit.resource == "*" for rule in tokens)
-        self._for_all_resources = (tokens, _buckets(tokens)) if one_for_all else None
+            of_tokens = tuple(rule for rule in self.rules if not _has_slots(rule))
+        one_for_all = all(rule.limit.resource == "*" for rule in of_tokens)
+        self._for_all_resources = (of_tokens, _buckets(of_tokens)) if one_for_all else None
         self._selections: dict[str, Selection] = {}
         self._max_open = max_open
         self._held_selections: dict[tuple[str, bool], Selection] | None = None  # most keys have none

@@ -517,11 +517,11 @@ class PolicyCache:
         self._indexes[ChangeKind.SUBJECT].add(record.subject, record.key_id)
         self._indexes[ChangeKind.PLAN].add(record.plan, record.key_id)
 
-    def _put_expiry(self, expiries: OrderedDict[str, T], key_id: str, expires_us: T) -> None:
+    def _put_expiry(self, expiries: OrderedDict[str, T], key_id: str, expiry: T) -> None:
         expiries.pop(key_id, None)  # to the end, which makes the first one the oldest
         if len(expiries) >= min(self._size, MAX_UNKNOWN):
             expiries.popitem(last=False)
-        expiries[key_id] = expires_us
+        expiries[key_id] = expiry
 
     def _drop(self, key_id: str) -> None:
         entry = self._entries.pop(key_id, None)

@@ -93,7 +93,7 @@ class Settlements:
         buckets = kept.buckets
         costs = tuple([change if part.is_cost else part.settled for part in parts])
         reserved = tuple([estimate if part.is_cost else part.held for part in parts])
-        counted = (Counted(series, change, 0, tuple(range(len(buckets)))),) if actual is not None else ()
+        counted = (Counted(series, change, 0),) if actual is not None else ()
         settle = Settle(named.name, reserved)
         result = await self._charge(Charge(buckets, costs, "", counted, reservation=settle), deadline)
         return Settlement(buckets, result)

@@ -73,7 +73,7 @@ class UsageTally:
         """Count as degraded what the script counted after its calls were decided without it."""
         for charge in charges:
             for series, _, calls, _ in charge.counted:
-                if calls:
+                if calls > 0:
                     self.add(series, (0, 0, 0, 0, 1))
 
     def unanswered(self, charges: Sequence[Charge]) -> None:

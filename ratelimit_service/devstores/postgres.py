@@ -80,7 +80,7 @@ class EmbeddedPostgres:
         if user is not None:
             self._home.chmod(0o711)  # it is this server's alone
             user.check_access(self._home, "set RATELIMIT_DATA_DIR to a folder that others may enter")
-            user.check_access(self._programs, "install the service in a folder that others may enter")
+            user.check_access(self._programs, "install the service where others may enter (pipx install --global)")
         if not self._data.exists():
             self._initialise(user)
         if not self._find():

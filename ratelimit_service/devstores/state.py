@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.devstores.private_files import read_private, write_private
 
 _LOCK_FILE = "dev.lock"
@@ -60,6 +59,8 @@ def ensure_peppers(data_dir: Path) -> str:
 
     Raises ValueError if they cannot be read or are damaged.
     """
+    from ratelimit_service.decision.api_key import Peppers  # noqa: PLC0415  commands read dev.json, and no peppers
+
     peppers = read_peppers(data_dir)
     if not peppers:
         peppers = Peppers.generate()

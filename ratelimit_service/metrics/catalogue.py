@@ -118,7 +118,7 @@ DESCRIPTOR_DECISIONS: Final = Described(
     "ratelimit_descriptor_decisions_total",
     Kind.COUNTER,
     "Decisions on descriptors of Envoy's rate limit protocol, one per descriptor.",
-    "As the one before, for Envoy's rate limit filter.",
+    "As ratelimit_decisions_total, for Envoy's rate limit filter.",
     {"reason": _REASONS, "source": _SOURCES},
 )
 PLAN_DECISIONS: Final = Described(
@@ -166,6 +166,24 @@ CLAMPED_TOKENS: Final = Described(
     Kind.COUNTER,
     "Tokens of settled calls above the overdraft of a limit: not charged.",
     "Rises: costs are far above their estimates; reserve more, or allow a larger overdraft.",
+)
+GRANTS: Final = Described(
+    "ratelimit_grants_total",
+    Kind.COUNTER,
+    "Grants by event; asked: calls that want units; made: those that got some; repeated: the same grant or return "
+    "again, which changes nothing; returned: with what was spent; gone: returned when the store did not know it any "
+    "more, or never did.",
+    "Made but not returned: holders die or forget to. Gone: they return too late, and what they did not spend stays "
+    "charged.",
+    {"event": ("asked", "made", "repeated", "returned", "gone")},
+)
+GRANT_UNITS: Final = Described(
+    "ratelimit_grant_units_total",
+    Kind.COUNTER,
+    "Units of grants: granted, returned unused, and spent, as holders report it.",
+    "Granted less returned and spent, over all servers, is what holders have now, or have never reported: a second's "
+    "worth of calls, unless they die.",
+    {"units": ("granted", "returned", "spent")},
 )
 ENFORCEMENT_OFF: Final = Described(
     "ratelimit_enforcement_off",
@@ -262,7 +280,8 @@ STORE_LOSSES: Final = Described(
 QUOTA_RAISES: Final = Described(
     "ratelimit_quota_raises_total",
     Kind.COUNTER,
-    "Quotas to be raised again after that, by what workers saw: raised; current (no less was used); ended; failed.",
+    "Quotas to be raised again after the bucket store lost data, by what workers saw: raised; current (no less was "
+    "used); ended; failed.",
     "After a loss `raised` rises. `failed` is tried again.",
     {"result": ("raised", "current", "ended", "failed")},
 )
@@ -371,7 +390,7 @@ USAGE_BACKLOG_SEGMENTS: Final = Described(
 USAGE_BACKLOG_BYTES: Final = Described(
     "ratelimit_usage_backlog_bytes",
     Kind.GAUGE,
-    "Their size in the bucket store.",
+    "Bytes of the segments in the bucket store that are to be moved.",
     "Near RATELIMIT_USAGE_STORE_BYTES counts lose their resources, then calls are lost.",
 )
 USAGE_ROWS: Final = Described(
@@ -402,12 +421,12 @@ USAGE_FLUSHES: Final = Described(
     "ratelimit_usage_flushes_total",
     Kind.COUNTER,
     "Transactions that moved counts to Postgres.",
-    "Divides the next one.",
+    "ratelimit_usage_flush_seconds_total divided by it is how long a transaction takes.",
 )
 USAGE_FLUSH_SECONDS: Final = Described(
     "ratelimit_usage_flush_seconds_total",
     Kind.COUNTER,
-    "Time that these took, reading and removing included.",
+    "Time that moving counts to Postgres took, reading and removing included.",
     "Its rate is the share of time that is spent on it: near 1 it falls behind.",
 )
 USAGE_LOST_CALLS: Final = Described(
@@ -515,13 +534,13 @@ WORKERS: Final = Described(
     "ratelimit_workers",
     Kind.GAUGE,
     "Workers of this server that serve.",
-    "Below the next one: some end or do not start; their log says why. 0: no call is decided here.",
+    "Below ratelimit_workers_configured: some end or do not start; their log says why. 0: no call is decided here.",
 )
 WORKERS_CONFIGURED: Final = Described(
     "ratelimit_workers_configured",
     Kind.GAUGE,
     "Workers that this server should have (RATELIMIT_WORKERS).",
-    "Divides the one before.",
+    "ratelimit_workers is as many when all is well.",
 )
 STORE_UP: Final = Described(
     "ratelimit_store_up",
@@ -536,6 +555,13 @@ DEGRADED: Final = Described(
     "1 while a worker does not decide as it should, by what is wrong.",
     "/readyz says why, and what it does to decisions.",
     {"mode": MODES},
+)
+CERTIFICATE_END: Final = Described(
+    "ratelimit_certificate_end_time_seconds",
+    Kind.GAUGE,
+    "When the first certificate in the file of a setting ends, in seconds since 1970. None without TLS.",
+    "Less time() it is how long there is left to renew it; a renewed file is read again by itself.",
+    {"setting": ("RATELIMIT_TLS_CERTIFICATE", "RATELIMIT_TLS_CLIENT_CA")},
 )
 BUILD: Final = Described(
     "ratelimit_build_info",
@@ -587,11 +613,30 @@ PROCESS_MEMORY: Final = Described(
     {"process": _PROCESS},
 )
 
+# Traces and the access log
+
+SPANS: Final = Described(
+    "ratelimit_spans_total",
+    Kind.COUNTER,
+    "Spans of calls that are traced, by what became of them; `dropped`: there was no room, since they were not sent as "
+    "fast as they came.",
+    "`failed`: the collector is away, or refuses them; the log says why. `dropped`: so too, or lower "
+    "`RATELIMIT_TRACE_SAMPLING`. No call is kept waiting by either.",
+    {"result": ("exported", "failed", "dropped")},
+)
+ACCESS_LINES: Final = Described(
+    "ratelimit_access_log_lines_total",
+    Kind.COUNTER,
+    "Lines of the access log that were written, and that were left out because a process writes 100 a second at most.",
+    "Any left out: lower `RATELIMIT_ACCESS_LOG_SAMPLING`, so that the lines are a fair sample.",
+    {"result": ("written", "left_out")},
+)
+
 SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     "Calls": (CALLS, CALL_SECONDS, OPEN_STREAMS, OUT_OF_BOUNDS, IGNORED_FIELDS),
     "Decisions": (
         *(DECISIONS, DESCRIPTOR_DECISIONS, PLAN_DECISIONS, LIMIT_DENIALS, RESERVATIONS, OPEN_RESERVATIONS),
-        *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, ENFORCEMENT_OFF),
+        *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, GRANTS, GRANT_UNITS, ENFORCEMENT_OFF),
     ),
     "Overload": (REFUSED_CALLS, TURN_SECONDS, QUEUE_AGE, BOUND),
     "Bucket store": (
@@ -611,9 +656,10 @@ SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     "Alerts of the service itself": (
         *(ALERTS_FIRING, ALERT_SUBJECTS_UNREAD, ALERT_DELIVERIES, ALERT_DELIVERIES_PENDING),
     ),
+    "Traces and access log": (SPANS, ACCESS_LINES),
     "Server and processes": (
-        *(WORKERS, WORKERS_CONFIGURED, STORE_UP, DEGRADED, BUILD, PROCESS_START, PROCESS_CPU, PROCESS_LOOP),
-        *(PROCESS_DELAY, PROCESS_CALLS, PROCESS_MEMORY),
+        *(WORKERS, WORKERS_CONFIGURED, STORE_UP, DEGRADED, CERTIFICATE_END, BUILD, PROCESS_START, PROCESS_CPU),
+        *(PROCESS_LOOP, PROCESS_DELAY, PROCESS_CALLS, PROCESS_MEMORY),
     ),
 }
 """All metrics, in the order in which they are documented."""

@@ -3,8 +3,19 @@
 from collections.abc import Callable, Sequence
 from time import time
 
-from ratelimit_service.decision.charge import GONE, Charge, ChargeResult, Extend, Reserve, Settle
+from ratelimit_service.decision.charge import (
+    GONE,
+    Charge,
+    ChargeResult,
+    Extend,
+    Grant,
+    HoldChange,
+    Reserve,
+    Return,
+    Settle,
+)
 from ratelimit_service.decision.limit import MICRO
+from ratelimit_service.metrics.grants import GrantCounts
 
 
 class ReservationCounts:
@@ -21,6 +32,8 @@ class ReservationCounts:
         self._ends: dict[int, int] = {}  # the reservations whose hold ends in each second
         self.events = dict.fromkeys(("made", "repeated", "settled", "extended", "gone"), 0)
         """Replies so far, by what they say. `repeated`: the same again, which has changed nothing."""
+        self.grants = GrantCounts()
+        """The same of grants, which are none of these."""
         self.clamped = 0
         """Tokens of settlements so far that were above the overdraft of a limit."""
         self.overdrawn = 0
@@ -37,15 +50,21 @@ class ReservationCounts:
     def observe(self, charges: Sequence[Charge], results: Sequence[ChargeResult]) -> None:
         """Count the results of CHARGES, of which some have to do with reservations, or were made afterwards."""
         for charge, result in zip(charges, results, strict=True):
-            if charge.reservation is not None:
-                self._count(charge.reservation, result)
+            own, hold = charge.reservation, result.hold
+            if isinstance(own, Grant | Return):
+                self.grants.count(charge, result)
+                continue
+            if not isinstance(hold, HoldChange):
+                continue
+            if own is not None:
+                self._count(own, result, hold)
             elif not charge.afterwards:
                 continue
-            if (charge.afterwards or result.hold.before) and any(one.remaining < 0 for one in result.limit_results):
+            if (charge.afterwards or hold.before) and any(one.remaining < 0 for one in result.limit_results):
                 self.overdrawn += 1
 
-    def _count(self, reservation: Reserve | Settle | Extend, result: ChargeResult) -> None:
-        before, after = result.hold
+    def _count(self, reservation: Reserve | Settle | Extend, result: ChargeResult, hold: HoldChange) -> None:
+        before, after = hold
         ends = self._ends
         if before != after:
             if before:

@@ -29,17 +29,20 @@ class Scraper:
         *,
         configured: int = 0,
         stores: Callable[[], Mapping[str, bool]] = dict,
+        certificates: Callable[[], Mapping[str, int]] = dict,
         build: Mapping[str, str] | None = None,
     ) -> None:
         """WORKERS counts the workers that serve, of those that are CONFIGURED.
 
-        STORES returns whether each of them answers. BUILD is what the server runs, by the labels of the metric.
+        STORES returns whether each of them answers. CERTIFICATES returns when those in the file of a setting end, in
+        seconds since 1970, and is called in a thread. BUILD is what the server runs, by the labels of the metric.
         """
         self._directory = directory
         self._files = MergedFiles(directory)
         self._workers = workers
         self._configured = configured
         self._stores = stores
+        self._certificates = certificates
         self._build = build
         self._now = now
         self._latest: asyncio.Task[bytes] | None = None
@@ -65,6 +68,8 @@ class Scraper:
         yield from _gauge(catalogue.WORKERS, [({}, self._workers())])
         yield from _gauge(catalogue.WORKERS_CONFIGURED, [({}, self._configured)])
         yield from _gauge(catalogue.STORE_UP, [({"store": name}, int(up)) for name, up in self._stores().items()])
+        ends = self._certificates().items()
+        yield from _gauge(catalogue.CERTIFICATE_END, [({"setting": setting}, end) for setting, end in ends])
         if self._build is not None:
             yield from _gauge(catalogue.BUILD, [(self._build, 1)])
 

@@ -66,6 +66,13 @@ class Settled(Protocol):
     """The number of reservations that were ended because their callers had left."""
 
 
+class Asked(Protocol):
+    """The part of the grants that is read here."""
+
+    asked: int
+    """The number of calls that wanted units."""
+
+
 class Tokens(Protocol):
     """The part of the known tokens that is read here."""
 
@@ -182,6 +189,21 @@ class Switch(Protocol):
         ...
 
 
+class Exported(Protocol):
+    """The part of the export of spans that is read here: spans so far, by what became of them."""
+
+    exported: int
+    failed: int
+    dropped: int
+
+
+class Lines(Protocol):
+    """The part of the access log that is read here: lines so far, by what became of them."""
+
+    written: int
+    left_out: int
+
+
 class Watched(NamedTuple):
     """The sources of one worker's metrics: its two engines, what it has in memory, and what Envoy's methods count."""
 
@@ -201,6 +223,9 @@ class Watched(NamedTuple):
     handover: HandedOver | None = None
     settlements: Settled | None = None
     streams: Sized = ()
+    spans: Exported | None = None
+    access_log: Lines | None = None
+    grants: Asked | None = None
 
 
 def _outcome(reason: Reason, source: Source) -> Outcome:
@@ -243,8 +268,11 @@ class WorkerMetrics:
         self._count_decisions()
         self._count_events(counts.round_trips)
         self._count_optional()
+        self._count_recorded()
         if watched.settlements is not None:
             self._count_reservations(counts, watched.settlements)
+        if watched.grants is not None:
+            self._count_grants(counts, watched.grants)
         self._show_numbers(counts, breaker_open)
         self._process = ProcessMetrics(self.registry, watched.overload)
 
@@ -331,6 +359,16 @@ class WorkerMetrics:
             ):
                 self._count(catalogue.HANDED_OVER, read, result)
 
+    def _count_recorded(self) -> None:
+        """What is recorded of single calls. Each counter is there also where none is recorded."""
+        for described, counts in (
+            (catalogue.SPANS, self._watched.spans),
+            (catalogue.ACCESS_LINES, self._watched.access_log),
+        ):
+            results = described.labels["result"]
+            for result in results:
+                self._count(described, partial(_number_of, counts, result), result)
+
     def _count_reservations(self, counts: Counts, settlements: Settled) -> None:
         events, round_trips = counts.reservations.events, counts.round_trips
         reads: dict[str, Callable[[], float]] = {event: partial(events.__getitem__, event) for event in events}
@@ -340,6 +378,14 @@ class WorkerMetrics:
             self._count(catalogue.RESERVATIONS, read, event)
         self._count(catalogue.CLAMPED_TOKENS, lambda: counts.reservations.clamped)
         self._count(catalogue.OVERDRAWN_CHARGES, lambda: counts.reservations.overdrawn)
+
+    def _count_grants(self, counts: Counts, grants: Asked) -> None:
+        events, units = counts.reservations.grants.events, counts.reservations.grants.units
+        self._count(catalogue.GRANTS, lambda: grants.asked, "asked")
+        for event in events:
+            self._count(catalogue.GRANTS, partial(events.__getitem__, event), event)
+        for what in units:
+            self._count(catalogue.GRANT_UNITS, partial(units.__getitem__, what), what)
 
     def _show_numbers(self, counts: Counts, breaker_open: Callable[[], bool]) -> None:
         watched, round_trips = self._watched, counts.round_trips
@@ -402,6 +448,11 @@ class WorkerMetrics:
             self._counters[name] = counter(described, self.registry)
         made = self._counters[name]
         self._exports[name, *values] = CounterExport(read, made.labels(*values) if values else made)
+
+
+def _number_of(counts: object, name: str) -> int:
+    """The number of this NAME in COUNTS, 0 if there are none."""
+    return int(getattr(counts, name, 0))
 
 
 def _sum(taken: Distribution) -> int:

@@ -85,6 +85,11 @@ class HttpConnection(H11Protocol):
             return now - self._read_at > STALL_SECONDS
         return self._awaiting_since is not None and now - self._awaiting_since > REQUEST_SECONDS
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Keep the verified certificate of the peer, if one is asked for, in the `state` of its requests."""
+        super().connection_made(transport)
+        self.app_state["certificate"] = transport.get_extra_info("peercert")
+
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
         super().data_received(data)

@@ -126,12 +126,13 @@ class Listener:
     async def _open(self, accepted: socket.socket) -> None:
         """Find out whether the peer speaks TLS, and serve it."""
         loop = asyncio.get_running_loop()
+        connection = self._connection()
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         try:
             async with asyncio.timeout(2 * _HANDSHAKE_SECONDS):
                 context = await self._context(accepted)
-                _, connection = await loop.connect_accepted_socket(
-                    self._connection,
+                await loop.connect_accepted_socket(  # uvloop returns its own protocol for TLS, not ours
+                    lambda: connection,
                     accepted,
                     ssl=context,
                     ssl_handshake_timeout=None if context is None else _HANDSHAKE_SECONDS,

@@ -2,9 +2,13 @@
 
 import re
 import ssl
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+
+from ratelimit_service.settings import Settings
 
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -21,6 +25,24 @@ _BEFORE_VALIDITY: Final = 3
 
 _FIRST_OF_1900S: Final = "50"
 """The two digits of a year from which on it is one before 2000."""
+
+
+def certificate_files(settings: Settings) -> Mapping[str, Path]:
+    """The files whose certificates a server serves, or checks clients by: by the names of their settings."""
+    files = {"RATELIMIT_TLS_CERTIFICATE": settings.tls_certificate, "RATELIMIT_TLS_CLIENT_CA": settings.tls_client_ca}
+    return {setting: file for setting, file in files.items() if file is not None}
+
+
+def first_ends(files: Mapping[str, Path]) -> dict[str, int]:
+    """When the certificates of each file are no longer good, in seconds since 1970: when the first of them ends.
+
+    A file that cannot be read, or has none, is left out.
+    """
+    found = {}
+    for setting, file in files.items():
+        with suppress(OSError, ValueError):  # ValueError: also one that has no certificate
+            found[setting] = int(min(certificate_ends(file)).timestamp())
+    return found
 
 
 def certificate_ends(file: Path) -> list[datetime]:

@@ -1,6 +1,7 @@
 """What is behind the transport envoy, a process on a unix socket: the control plane, health and reflection.
 
-With RATELIMIT_PLANE=decision it has health and reflection alone.
+With RATELIMIT_PLANE=decision it has health and reflection alone. It is behind the HTTP port too, with either transport:
+then it decides calls, apart from the workers.
 
 It runs as `python -m ratelimit_service.server.control_plane PARENT_PID`.
 """
@@ -10,7 +11,7 @@ from typing import Final
 
 from ratelimit_service.bootstrap import DecisionPlane
 from ratelimit_service.server.child import SupervisorLink
-from ratelimit_service.server.grpc_process import run_server
+from ratelimit_service.server.grpc_process import announce, run_server
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
 
@@ -19,22 +20,17 @@ _LAST_CALLS: Final = 1.0
 
 
 async def serve(
-    _planes: DecisionPlane, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
+    planes: DecisionPlane, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
 ) -> None:
     """Serve until SIGTERM. Announces a drain when the supervisor does, not when this process alone ends."""
-    draining = asyncio.Event()
-    supervisor.on_drain(draining.set)
-    announcing = asyncio.create_task(_announce(server, draining))
+    announcing = asyncio.create_task(announce(server, supervisor))
+    if settings.http_listen and settings.decides:
+        planes.join()
     supervisor.report_ready()
     await stop.wait()
     announcing.cancel()
     supervisor.rest()
     await server.close(min(settings.drain_timeout, _LAST_CALLS))
-
-
-async def _announce(server: GrpcServer, draining: asyncio.Event) -> None:
-    await draining.wait()
-    await server.announce_drain()
 
 
 if __name__ == "__main__":

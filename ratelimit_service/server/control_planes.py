@@ -1,4 +1,4 @@
-"""How control planes are started, and the sockets at which Envoy finds the newest one."""
+"""How control planes are started, and the sockets at which Envoy and the HTTP port find the newest one."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ class ControlPlanes:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._numbers = itertools.count(1)
-        self.socket = instance.folder / "control.sock"
+        self.socket = instance.control_socket
         self.admin_socket = instance.folder / "admin.sock"
 
     async def start(self) -> Child:

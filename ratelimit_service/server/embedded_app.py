@@ -44,6 +44,8 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             admission = decision_admission(
                 planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
             )
+            if planes.recorder is not None:
+                planes.recorder.start()
             tune_collector()
             planes.join()
             heartbeat.start()
@@ -53,10 +55,11 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             )
             supervisor.report_ready()
             count = planes.counts.calls.count
-            bounds = Bounds(Unfinished(), overload=planes.overload)
+            bounds, recorder = Bounds(Unfinished(), overload=planes.overload), planes.recorder
+            rls, ext_authz = planes.envoy_rate_limit, planes.envoy_authorization
             yield {
-                **decision_methods(planes.rate_limit, admission, count, drain, bounds),
-                **envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, admission, count, bounds),
+                **decision_methods(planes.rate_limit, admission, count, drain, bounds, recorder=recorder),
+                **envoy_methods(rls, ext_authz, admission, count, bounds, recorder=recorder),
             }
     except StartupError as error:
         supervisor.report_error(str(error))

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from time import monotonic
 from typing import Final
 
@@ -31,9 +32,16 @@ costs 31.6 us instead of 28, and a worker on two cores decides 47,000 calls a se
 
 
 def envoy_supervisor(
-    instance: Instance, operations: Slot, certificates: Certificates | None, background: Background
+    instance: Instance,
+    operations: Slot,
+    http: Sequence[Slot],
+    certificates: Certificates | None,
+    background: Background,
 ) -> Supervisor:
-    """The supervisor of `settings.workers` Envoys, with TLS if there are certificates, and of what is behind them."""
+    """The supervisor of `settings.workers` Envoys, with TLS if there are certificates, and of what is behind them.
+
+    HTTP may be none.
+    """
     control = ControlPlanes(instance)
     tls = None if certificates is None else _open_tls(instance, certificates, background)
     numbers = itertools.count(1)
@@ -67,7 +75,7 @@ def envoy_supervisor(
         return Slot(start_envoy, instance.on_exit)
 
     front = [slot(f"envoy {n}") for n in range(1, instance.settings.workers + 1)]
-    return Supervisor(front=front, back=[Slot(control.start, instance.on_exit), operations])
+    return Supervisor(front=[*front, *http], back=[Slot(control.start, instance.on_exit), operations])
 
 
 def _shed_paths(settings: Settings) -> list[str]:
@@ -92,7 +100,6 @@ class EnvoyChild:
         self.ended = child.ended
         self.kill = child.kill
         self.kill_hung = child.kill_hung
-        self.announce_drain = child.announce_drain
 
     @property
     def beats(self) -> int | None:
@@ -107,6 +114,9 @@ class EnvoyChild:
             if monotonic() >= until:
                 raise StartupError(f"{self.name} accepts no connections after {within:.0f} seconds; see its log")
             await asyncio.sleep(_POLL_SECONDS)
+
+    def announce_drain(self) -> None:
+        """Do nothing: its health is that of the process behind it."""
 
     async def drain(self, within: float) -> None:
         """Close its connections gracefully, wait at most WITHIN seconds until their calls have ended, and end it.

@@ -19,6 +19,7 @@ from ratelimit_service.server.port import resolve_all
 from ratelimit_service.settings import Settings
 
 _LISTEN: Final = "RATELIMIT_LISTEN"
+_HTTP_LISTEN: Final = "RATELIMIT_HTTP_LISTEN"
 _ADMIN: Final = "admin methods for tokens"
 
 
@@ -44,7 +45,7 @@ class OpenPort:
     setting: str
     address: str
     encryption: str
-    """`TLS`, `plain text` or the like."""
+    """`TLS`, `plain text`, `HTTP, TLS` or the like."""
     grants: tuple[str, ...]
     """`decisions for gateways`, `admin methods for tokens`. Gateways are callers of role gateway, `tokens` those with
     a token of the role that the method needs, and `anyone` is everyone who can connect."""
@@ -117,9 +118,11 @@ def check_gateways(settings: Settings) -> None:
 
 def open_ports(settings: Settings) -> Iterator[OpenPort]:
     """The ports that a server with SETTINGS opens. Raises StartupError if an address is invalid."""
-    yield _public_port(settings)
+    yield _public_port(settings, _LISTEN, settings.listen, _encryption(settings))
     if settings.admin_listen:
-        yield _admin_port(settings, "RATELIMIT_ADMIN_LISTEN", settings.admin_listen)
+        yield _admin_port(settings, "RATELIMIT_ADMIN_LISTEN", settings.admin_listen, _encryption(settings))
+    if settings.http_listen:
+        yield _public_port(settings, _HTTP_LISTEN, settings.http_listen, f"HTTP, {_encryption(settings)}")
     yield from _operations_ports(settings)
 
 
@@ -133,27 +136,28 @@ def is_local(listen: str, setting: str) -> bool:
     return all(is_loopback(str(address[0])) for *_, address in resolve_all(listen, setting))
 
 
-def _public_port(settings: Settings) -> OpenPort:
+def _public_port(settings: Settings, setting: str, listen: str, encryption: str) -> OpenPort:
+    """The gRPC port, or that for HTTP, which serves the same methods."""
     if not settings.decides:
-        return _admin_port(settings, _LISTEN, settings.listen)
+        return _admin_port(settings, setting, listen, encryption)
     protected = _protected(settings)
     everyone = "anyone" if settings.tls_client_ca is None else "anyone with a certificate"
     grants = [f"decisions for {'gateways' if protected else everyone}"]
     if settings.manages and not settings.admin_listen:
         grants.append(_ADMIN)
     risks = []
-    if not is_local(settings.listen, _LISTEN):
+    if not is_local(listen, setting):
         if settings.tls_certificate is None:
             risks.append(_plaintext(settings))
         if not protected:
             risks.append(_anonymous(settings))
-    return OpenPort(_LISTEN, settings.listen, _encryption(settings), tuple(grants), tuple(risks))
+    return OpenPort(setting, listen, encryption, tuple(grants), tuple(risks))
 
 
-def _admin_port(settings: Settings, setting: str, listen: str) -> OpenPort:
+def _admin_port(settings: Settings, setting: str, listen: str, encryption: str) -> OpenPort:
     plain = settings.tls_certificate is None and not is_local(listen, setting)
     risks = (_plaintext(settings),) if plain else ()
-    return OpenPort(setting, listen, _encryption(settings), (_ADMIN,), risks)
+    return OpenPort(setting, listen, encryption, (_ADMIN,), risks)
 
 
 def _operations_ports(settings: Settings) -> Iterator[OpenPort]:
@@ -173,7 +177,8 @@ def _operations_ports(settings: Settings) -> Iterator[OpenPort]:
 def _protected(settings: Settings) -> bool:
     if settings.protect_checks is not None:
         return settings.protect_checks
-    return not is_local(settings.listen, _LISTEN)
+    ports = ((settings.listen, _LISTEN), (settings.http_listen, _HTTP_LISTEN))
+    return not all(is_local(listen, setting) for listen, setting in ports if listen)
 
 
 def _encryption(settings: Settings) -> str:

@@ -38,6 +38,8 @@ async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink, *, 
         stop = asyncio.Event()
         # Only now: up to here no call can be lost, and SIGTERM ends the process at once.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        if planes.recorder is not None:
+            planes.recorder.start()
         await server.start()
         tune_collector()
         background = Background()
@@ -46,6 +48,14 @@ async def _run(serve: Serve, settings: Settings, supervisor: SupervisorLink, *, 
         await _unless_failed(server, serve(planes, server, settings, supervisor, stop))
         releasing.cancel()
         await background.close()
+
+
+async def announce(server: GrpcServer, supervisor: SupervisorLink) -> None:
+    """Report the whole server's drain to health watchers once the supervisor announces it, and keep serving."""
+    draining = asyncio.Event()
+    supervisor.on_drain(draining.set)
+    await draining.wait()
+    await server.announce_drain()
 
 
 async def _unless_failed(server: GrpcServer, serving: Awaitable[None]) -> None:

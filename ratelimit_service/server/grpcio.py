@@ -8,7 +8,7 @@ import asyncio
 from ratelimit_service.bootstrap import DecisionPlane
 from ratelimit_service.operations.heartbeat import Heartbeat
 from ratelimit_service.server.child import SupervisorLink
-from ratelimit_service.server.grpc_process import run_server
+from ratelimit_service.server.grpc_process import announce, run_server
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
 
@@ -21,8 +21,10 @@ async def serve(
         planes.join()
     heartbeat = Heartbeat(planes.degraded.current)
     heartbeat.start()
+    announcing = asyncio.create_task(announce(server, supervisor))
     supervisor.report_ready()
     await stop.wait()
+    announcing.cancel()
     heartbeat.stop()
     supervisor.rest()
     await server.drain(settings.drain_timeout)

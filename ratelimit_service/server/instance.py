@@ -58,6 +58,11 @@ class Instance:
         return self.folder / "enforcement.json"
 
     @property
+    def control_socket(self) -> Path:
+        """The socket of the newest control plane, which serves what the gRPC port does."""
+        return self.folder / "control.sock"
+
+    @property
     def opened(self) -> dict[str, str]:
         """The settings of the ports with the addresses as they were opened."""
         opened = {"listen": with_port(self.settings.listen, self.lock.port)}

@@ -26,6 +26,7 @@ from ratelimit_service.operations.heartbeat import HEARTBEATS_VARIABLE, reports,
 from ratelimit_service.operations.listener import Listener
 from ratelimit_service.operations.readiness import CONTROL_EFFECTS, EFFECTS, Readiness
 from ratelimit_service.operations.tls import TlsFiles
+from ratelimit_service.server.certificate_ends import certificate_files, first_ends
 from ratelimit_service.server.child import SupervisorLink, run_child
 from ratelimit_service.server.console import open_console
 from ratelimit_service.server.operations_ports import Ports
@@ -89,6 +90,7 @@ class _Process:
             workers,
             configured=settings.workers,
             stores=self.readiness.answering,
+            certificates=partial(first_ends, certificate_files(settings)),
             build={
                 "version": version("ratelimit-service"),
                 "python": platform.python_version(),

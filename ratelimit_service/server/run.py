@@ -4,7 +4,7 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from ratelimit_service.logs import set_up_logging
 from ratelimit_service.server.exposure import effective
 from ratelimit_service.server.grpcio_workers import grpcio_supervisor
 from ratelimit_service.server.hang_watch import HangWatch
+from ratelimit_service.server.http_port import HttpProcesses, open_http_port, opened_http
 from ratelimit_service.server.instance import Instance, open_instance
 from ratelimit_service.server.operations_ports import Operations, console_obstacle, open_ports
 from ratelimit_service.server.supervisor import Slot, Supervisor
@@ -51,18 +52,19 @@ async def _run(settings: Settings, ready: Callable[[Settings], None]) -> None:
     found = certificates(settings)  # bad ones are reported before anything is started
     settings = effective(settings).model_copy(update={"transport": transport.name})
     _warn(settings)
-    with open_instance(settings) as instance, open_ports(settings) as ports:
-        opened = {**instance.opened, **ports.opened(settings)}
+    with open_instance(settings) as instance, open_ports(settings) as ports, open_http_port(settings) as http_port:
+        opened = {**instance.opened, **ports.opened(settings), **opened_http(settings, http_port)}
         operations = Slot(Operations(instance, ports).start, instance.on_exit)
+        http = [] if http_port is None else [Slot(HttpProcesses(instance, http_port).start, instance.on_exit)]
         background = Background()
         if transport.name == "grpcio":
-            supervisor = grpcio_supervisor(instance, operations)
+            supervisor = grpcio_supervisor(instance, operations, http)
         else:
-            supervisor = _envoy_supervisor(instance, operations, found, background)
+            supervisor = _envoy_supervisor(instance, operations, http, found, background)
         background.start("hang watch", HangWatch(supervisor.processes).run)
         try:
             async with _own_switch(instance, opened["listen"]):
-                await _supervise(supervisor, settings.drain_timeout, lambda: ready(settings.model_copy(update=opened)))
+                await _supervise(supervisor, settings, lambda: ready(settings.model_copy(update=opened)))
         finally:
             await supervisor.kill()  # whatever has happened, no process is left behind
             await background.close()
@@ -88,21 +90,22 @@ def _warn(settings: Settings) -> None:
 
 
 def _envoy_supervisor(
-    instance: Instance, operations: Slot, found: Certificates | None, background: Background
+    instance: Instance, operations: Slot, http: Sequence[Slot], found: Certificates | None, background: Background
 ) -> Supervisor:
     # Only now: the transport grpcio must open without what this one needs.
     from ratelimit_service.server.envoy import envoy_supervisor  # noqa: PLC0415
 
-    return envoy_supervisor(instance, operations, found, background)
+    return envoy_supervisor(instance, operations, http, found, background)
 
 
-async def _supervise(supervisor: Supervisor, within: float, ready: Callable[[], None]) -> None:
+async def _supervise(supervisor: Supervisor, settings: Settings, ready: Callable[[], None]) -> None:
     signals = Signals()
+    within = settings.drain_timeout
     with signals.handled(on_hangup=lambda: supervisor.restart(within)):
         if await _unless(signals.stop, supervisor.open()):
             ready()
             await signals.stop
-        await _unless(signals.hurry, supervisor.drain(within))
+        await _unless(signals.hurry, supervisor.drain(within, delay=settings.drain_delay))
 
 
 _STOP: Final = (signal.SIGTERM, signal.SIGINT)

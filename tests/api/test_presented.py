@@ -3,7 +3,6 @@
 import pytest
 
 from ratelimit_service.api.presented import Peer, Presented
-from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
 
 
 @pytest.mark.parametrize(
@@ -23,11 +22,3 @@ def test_a_peer_has_an_address(peer: Peer, address: str, text: str) -> None:
     """However a transport writes a peer, its address is found, and a log shows it in one form."""
     presented = Presented(peer=peer)
     assert (presented.address, presented.peer_text) == (address, text)
-
-
-def test_shares_are_by_caller_then_by_connection() -> None:
-    """Calls with one token share, whatever their connections; calls without one share with their connection."""
-    one, other = Presented(peer=("192.0.2.1", 1)), Presented(peer=("192.0.2.1", 2))
-    edge = Caller("edge", Role.GATEWAY)
-    assert one.share_of(edge) == other.share_of(edge)
-    assert one.share_of(ANONYMOUS) == one.share_of(ANONYMOUS) != other.share_of(ANONYMOUS)

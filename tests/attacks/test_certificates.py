@@ -1,11 +1,14 @@
 """A certificate of the clients' CA has no role of its own: only names that are listed make a gateway."""
 
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
 
+from fixtures.dev_server import free_address
+from fixtures.http_calls import CHECK, call
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2_grpc as admin_grpc
@@ -13,7 +16,7 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as stubs
 from ratelimit_service.management.tokens import Role
 from server.certificates import Authority
-from server.test_tls import connected
+from server.test_tls import connected, tls_context
 
 LISTED = "gateway.example.com,spiffe://example.com/gateway"
 GATEWAYS = {
@@ -59,9 +62,18 @@ def codes(server: Server, channel: grpc.Channel) -> dict[str, grpc.StatusCode]:
     }
 
 
+def http_statuses(server: Server, tls: ssl.SSLContext) -> dict[str, int]:
+    """The statuses of calls by HTTP without a token, with forged headers."""
+    forged = {name.replace("-", "_"): value for name, value in FORGED}
+    return {
+        "check": call(server.settings.http_listen, CHECK, {}, tls=tls, **forged).status,
+        "manage": call(server.settings.http_listen, "ManageKey", {"list": {}}, tls=tls, **forged).status,
+    }
+
+
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_only_listed_names_make_a_gateway(own_server: Callable[..., Server], transport: str, tmp_path: Path) -> None:
-    """Exactly the callers with a listed DNS or URI SAN may ask for decisions, and they may manage nothing."""
+    """Exactly the callers with a listed DNS or URI SAN may ask for decisions, and manage nothing; by HTTP too."""
     authority = Authority(tmp_path)
     served = authority.issue("server")
     server = own_server(
@@ -71,11 +83,13 @@ def test_only_listed_names_make_a_gateway(own_server: Callable[..., Server], tra
         tls_client_ca=authority.certificate,
         gateway_certificates=LISTED,
         protect_checks=True,
+        http_listen=free_address() if transport == "envoy" else "",
     )
     invalid, stranger = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAUTHENTICATED
     for name, sans in (GATEWAYS | OTHERS).items():
         # The subject of all of them is the name of a gateway, which counts for nothing.
-        with connected(server, authority, authority.issue(name, "gateway.example.com", sans)) as channel:
+        pair = authority.issue(name, "gateway.example.com", sans)
+        with connected(server, authority, pair) as channel:
             found = codes(server, channel)
         gateway = name in GATEWAYS
         assert found == {
@@ -85,6 +99,9 @@ def test_only_listed_names_make_a_gateway(own_server: Callable[..., Server], tra
             "admin": grpc.StatusCode.OK,
             "stream": grpc.StatusCode.OK if gateway else stranger,
         }, name
+        if server.settings.http_listen:
+            expected = {"check": 400, "manage": 403} if gateway else {"check": 401, "manage": 401}
+            assert http_statuses(server, tls_context(authority, pair)) == expected, name
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])

@@ -16,12 +16,17 @@ from ratelimit_service.decision.charge import (
     MAX_BUCKETS,
     NEVER,
     UNCHANGED,
+    USED_UP,
     Bucket,
     Charge,
     ChargeResult,
     Counted,
     Extend,
+    Grant,
+    Granted,
     Reserve,
+    Return,
+    Returned,
     Settle,
 )
 from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Concurrency, Limit, Mode, Quota, TokenBucket, Window
@@ -314,3 +319,31 @@ async def test_a_reservation_is_repeated_after_its_policy_has_changed(store: Buc
         settled = await charge(after, (-1, -3, -3), Settle(name, (1, 3, 3)))
         assert [result.remaining for result in settled.limit_results] == [MICRO, 3 * MICRO, 4 * MICRO]
     assert [await used(store, each) for each in (removed, kept, added)] == [3, 0, 2]
+
+
+async def test_a_grant_is_returned_once(store: BucketStore, bucket: MakeBucket) -> None:
+    """It takes as many units as fit, its repeat takes none, and what comes back is bounded by it."""
+    first, second = bucket(TEN), bucket(Limit("calls", Quota(5, Window.YEAR)))
+    name, ttl_us = uuid4().bytes, 1 * MICRO
+
+    async def made(costs: tuple[int, int], own: Grant | Return) -> ChargeResult:
+        (result,) = await store.charge((Charge((first, second), costs, reservation=own),))
+        return result
+
+    grant = Grant(name, ttl_us, 100, 1, 7)
+    granted = await made((2, 1), grant)
+    assert (granted.charged, granted.hold) == (True, Granted(5, 5, ttl_us))
+    again = (await made((2, 1), grant)).hold
+    assert isinstance(again, Granted)
+    assert (again.taken, again.units, 0 < again.left_us <= ttl_us) == (0, 5, True)
+    assert (await made((2, 1), grant._replace(call=8))).hold == Granted(0, 0, USED_UP)
+    nothing = await made((2, 1), grant._replace(name=uuid4().bytes))
+    assert (nothing.charged, nothing.hold) == (False, Granted(0, 0, 0))
+    assert (await made((0, 0), Return(name, 3))).hold == Returned(3, (2, 1), again=False)
+    assert (await made((0, 0), Return(name, 3))).hold == Returned(0, (0, 0), again=True)
+    assert [await used(store, each) for each in (first, second)] == [4, 2]
+    assert (await made((2, 1), grant)).hold == Granted(0, 0, USED_UP)
+    early = uuid4().bytes
+    assert (await made((0, 0), Return(early, 9))).held_us == GONE
+    assert (await made((2, 1), grant._replace(name=early))).hold == Granted(0, 0, USED_UP)
+    assert [await used(store, each) for each in (first, second)] == [4, 2]

@@ -8,7 +8,7 @@ import pytest
 from ratelimit_service.buckets.levels import LevelMemory
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.reference import ReferenceBuckets
-from ratelimit_service.decision.charge import Bucket, Charge, Reserve, Settle
+from ratelimit_service.decision.charge import Bucket, Charge, Grant, Reserve, Return, Settle
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import StoreUnavailable
 
@@ -39,6 +39,15 @@ class Fleet:
         self.levels[worker].observe([charge], results, self.time)
         return results[0].charged
 
+    def by_grant(self, worker: int) -> bool:
+        """Four units that the store grants to a client of this worker, who returns half of them at once."""
+        name = b"%d" % self.now_us()
+        made = Charge((self.buckets[worker],), (1,), reservation=Grant(name, MICRO, 4, 1, 0))
+        charges = [made, Charge((self.buckets[worker],), (0,), reservation=Return(name, 2))]
+        results = self.store.charge(charges, self.now_us())
+        self.levels[worker].observe(charges, results, self.time)
+        return results[0].charged
+
     def by_share(self, worker: int) -> bool:
         """A call that is decided without it."""
         return self.local[worker].decide(Charge((self.buckets[worker],), (1,)), AWAY).charged
@@ -63,6 +72,14 @@ def test_shares_are_those_of_the_traffic(weights: tuple[float, ...], demand: int
     fleet = Fleet(3, FORTY)
     fleet.call(fleet.by_store, weights, demand, 20)
     allowed = fleet.call(fleet.by_share, weights, demand, 20)
+    assert 0.85 <= allowed / (40 * 20) <= 1.1
+
+
+def test_units_that_are_returned_are_no_share() -> None:
+    """What clients of a worker are granted is its own traffic, less what they return."""
+    fleet = Fleet(3, FORTY)
+    fleet.call(fleet.by_grant, (0.8, 0.1, 0.1), 30, 20)
+    allowed = fleet.call(fleet.by_share, (0.8, 0.1, 0.1), 200, 20)
     assert 0.85 <= allowed / (40 * 20) <= 1.1
 
 

@@ -11,7 +11,7 @@ from buckets.clocked import ClockedStore
 from buckets.limits import limits
 from ratelimit_service.buckets.redis.room import Room
 from ratelimit_service.buckets.reference import ReferenceBuckets
-from ratelimit_service.decision.charge import Bucket, Charge, Extend, Reserve, Settle
+from ratelimit_service.decision.charge import Bucket, Charge, Extend, Grant, Reserve, Return, Settle
 from ratelimit_service.decision.limit import MAX_TOKENS, Concurrency, Limit
 
 _COSTS = st.one_of(
@@ -45,6 +45,7 @@ class Agreement(RuleBasedStateMachine):
         self.now_us = 0
         self.limits: list[Limit] = []
         self.reservations: list[tuple[bytes, tuple[Bucket, ...], tuple[int, ...]]] = []
+        self.grants: list[tuple[Charge, int]] = []
 
     @initialize(
         now_us=st.integers(_YEAR_2000, _YEAR_2100), drawn=st.lists(limits(slots=True), min_size=_PLANS, max_size=_PLANS)
@@ -99,6 +100,53 @@ class Agreement(RuleBasedStateMachine):
         """For a moment, or for long."""
         name, buckets, reserved = self.reservations[which % len(self.reservations)]
         self._charge(Charge(buckets, (0,) * len(buckets), reservation=Extend(name, reserved, hold_us)))
+
+    @rule(
+        plans=st.lists(st.integers(0, _PLANS - 1), min_size=1, max_size=_NAMES),
+        cost=st.one_of(st.integers(1, 20), st.integers(1, MAX_TOKENS)),
+        wants=st.one_of(st.integers(1, 10), st.integers(1, 1_000_000)),
+        ttl_us=st.sampled_from([10_000, 400_000, 1_000_000]),
+        share=st.integers(1, 5),
+    )
+    def units_are_granted(self, plans: list[int], cost: int, wants: int, ttl_us: int, share: int) -> None:
+        """Of one to three buckets, by limits that count tokens."""
+        parts = [(which, plan) for which, plan in enumerate(plans)]
+        buckets = tuple(bucket for bucket in self._buckets(parts) if not _has_slots(bucket))
+        costs = tuple(bucket.limit.tokens_of(cost) for bucket in buckets)
+        name = f"{self.run}.g{len(self.grants)}".encode()
+        grant = Charge(buckets, costs, reservation=Grant(name, ttl_us, wants, share, cost))
+        self._charge(grant)
+        self.grants.append((grant, wants))
+
+    @precondition(lambda self: self.grants)
+    @rule(which=st.integers(0, 1_000), other=st.booleans())
+    def grant_is_repeated(self, which: int, *, other: bool) -> None:
+        """By the same call, or by another with its name."""
+        grant, _ = self.grants[which % len(self.grants)]
+        own = grant.reservation
+        assert isinstance(own, Grant)
+        self._charge(grant._replace(reservation=own._replace(call=own.call + other)))
+
+    @precondition(lambda self: self.grants)
+    @rule(
+        which=st.integers(0, 1_000),
+        unused=st.one_of(st.integers(0, 10), st.integers(0, 1_000_000)),
+        plans=st.lists(st.integers(0, _PLANS - 1), min_size=_NAMES, max_size=_NAMES),
+        known=st.booleans(),
+        again=st.booleans(),
+    )
+    def grant_is_returned(self, which: int, unused: int, plans: list[int], *, known: bool, again: bool) -> None:
+        """To the buckets that it was made with, or by other plans; perhaps twice, or before it is made."""
+        grant, _ = self.grants[which % len(self.grants)]
+        own = grant.reservation
+        assert isinstance(own, Grant)
+        others = self._buckets([(which, plan) for which, plan in enumerate(plans)])
+        buckets = tuple(bucket for bucket in others if not _has_slots(bucket))
+        if known:
+            buckets = grant.buckets
+        name = own.name if known or again else f"{self.run}.g{len(self.grants)}".encode()
+        for _ in range(1 + again):
+            self._charge(Charge(buckets, (0,) * len(buckets), reservation=Return(name, unused)))
 
     def _buckets(self, parts: list[tuple[int, int]]) -> tuple[Bucket, ...]:
         return tuple(Bucket(f"{self.run}.{which}", 0, self.limits[plan]) for which, plan in parts)

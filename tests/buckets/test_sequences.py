@@ -10,7 +10,7 @@ from typing import Final
 
 from buckets.clocked import ClockedStore
 from ratelimit_service.buckets.reference import ReferenceBuckets
-from ratelimit_service.decision.charge import Bucket, Charge, Extend, Reserve, Settle
+from ratelimit_service.decision.charge import Bucket, Charge, Extend, Grant, Reserve, Return, Settle
 from ratelimit_service.decision.limit import (
     MAX_TOKENS,
     MICRO,
@@ -35,19 +35,22 @@ BEGIN_US: Final = 1_800_000_000_000_000
 
 
 class Sequence:
-    """One history: of three buckets, the limits of two plans, and its reservations."""
+    """One history: of three buckets, the limits of two plans, its reservations and grants."""
 
     def __init__(self, number: int, chance: random.Random) -> None:
         self._chance = chance
         self._prefix = f"sequence.{number}"
         self._limits = [[self._limit() for _ in range(3)] for _ in range(2)]
         self._made: list[tuple[bytes, tuple[Bucket, ...], tuple[int, ...]]] = []
+        self._granted: list[Charge] = []
 
     def step(self) -> Charge:
         """What happens next."""
         chance = self._chance
         if chance.random() < 0.05:
             chance.choice(self._limits)[chance.randrange(3)] = self._limit()
+        if chance.random() < 0.3:
+            return self._grant()
         kind = chance.random()
         if self._made and kind < 0.4:
             name, buckets, reserved = chance.choice(self._made)
@@ -70,6 +73,26 @@ class Sequence:
         if kind < 0.85:
             return Charge(buckets, costs, afterwards=cost > 0)
         return Charge(buckets, tuple(-tokens for tokens in costs) if kind < 0.9 else costs)
+
+    def _grant(self) -> Charge:
+        """A grant, or a return of one, perhaps by other limits than it was made by; both perhaps again."""
+        chance, kind = self._chance, self._chance.random()
+        if self._granted and kind < 0.15:
+            return chance.choice(self._granted)
+        limits = chance.choice(self._limits)
+        buckets = [Bucket(f"{self._prefix}.{number}", 0, limit) for number, limit in enumerate(limits)]
+        buckets = [bucket for bucket in buckets if not _has_slots(bucket)]
+        if self._granted and kind < 0.55:
+            name = chance.choice(self._granted).reservation.name
+            return Charge(tuple(buckets), (0,) * len(buckets), reservation=Return(name, chance.choice([0, 1, 3, 100])))
+        buckets = chance.sample(buckets, chance.randint(0, len(buckets)))
+        cost = chance.choice([1, 1, 2, 5, MAX_TOKENS])
+        name = f"{self._prefix}.g{len(self._granted)}".encode()
+        wants, ttl_us = chance.choice([1, 2, 10, 1_000_000]), chance.choice([10_000, 300_000, MICRO])
+        own = Grant(name, ttl_us, wants, chance.choice([1, 4]), cost)
+        costs = tuple(bucket.limit.tokens_of(cost) for bucket in buckets)
+        self._granted.append(Charge(tuple(buckets), costs, reservation=own))
+        return self._granted[-1]
 
     def _changes(self, buckets: tuple[Bucket, ...], reserved: tuple[int, ...]) -> tuple[int, ...]:
         share = self._chance.choice([0, 0, 1, 2, 3, 6])
@@ -104,7 +127,7 @@ def _has_slots(bucket: Bucket) -> bool:
 
 
 def test_many_sequences(valkey_url: str) -> None:
-    """With debt, holds, settlements, their expiry, changed limits and clocks that step, none differs in any result."""
+    """With debt, holds, settlements, grants, their expiry, changed limits and clocks that step, no result differs."""
     chance = random.Random(os.environ.get("RATELIMIT_SEED", "sequences"))
     with ClockedStore(valkey_url, "clock:sequences") as store:
         for start in range(0, SEQUENCES, TOGETHER):

@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from fixtures.dev_server import PROGRAM, DevServer
+from ratelimit_service.cli.dev import _command
+from ratelimit_service.cli.environment import load_settings
 
 
 def test_a_second_start_keeps_everything(own_dev_server: DevServer) -> None:
@@ -72,6 +74,7 @@ def test_port_0_is_any_free_port(transport: str, own_dev_server: DevServer) -> N
         "RATELIMIT_TRANSPORT": transport,
         "RATELIMIT_LISTEN": "127.0.0.1:0",
         "RATELIMIT_OPERATIONS_LISTEN": "127.0.0.1:0",
+        "RATELIMIT_HTTP_LISTEN": "127.0.0.1:0",
     }
     own_dev_server.start()
     listen = own_dev_server.state["listen"]
@@ -82,6 +85,10 @@ def test_port_0_is_any_free_port(transport: str, own_dev_server: DevServer) -> N
     assert metrics is not None
     with urllib.request.urlopen(f"{metrics[1]}/metrics", timeout=10) as response:
         assert b"ratelimit_decisions_total" in response.read()
+    curl = re.search(r"^  curl .*$", own_dev_server.output, re.MULTILINE)
+    assert curl is not None
+    done = subprocess.run(["sh", "-c", curl[0]], capture_output=True, check=True, timeout=20)
+    assert json.loads(done.stdout)["allowed"] is True
 
 
 def test_only_the_owner_may_read_secrets(dev_server: DevServer) -> None:
@@ -100,7 +107,7 @@ def test_a_second_dev_on_the_folder_is_refused(dev_server: DevServer) -> None:
     assert dev_server.run("check", "--cost", "0", RATELIMIT_API_KEY=dev_server.state["api_key"]).returncode == 0
 
 
-@pytest.mark.parametrize("setting", ["RATELIMIT_LISTEN", "RATELIMIT_OPERATIONS_LISTEN"])
+@pytest.mark.parametrize("setting", ["RATELIMIT_LISTEN", "RATELIMIT_OPERATIONS_LISTEN", "RATELIMIT_HTTP_LISTEN"])
 def test_a_taken_port_is_refused_before_anything_starts(setting: str, own_dev_server: DevServer) -> None:
     """A port that another process holds is reported with its setting in one line, and no store is started."""
     with socket.socket() as taken:
@@ -187,7 +194,7 @@ def test_what_was_revoked_is_replaced(own_dev_server: DevServer) -> None:
     [
         ({"RATELIMIT_WORKERS": "0"}, 2, "RATELIMIT_WORKERS is '0': input should be greater than or equal to 1"),
         ({"RATELIMIT_LISTEN": "nonsense"}, 4, "'nonsense' is not an address; write host:port"),
-        ({"RATELIMIT_DATA_DIR": "/dev/null/x"}, 2, "cannot use /dev/null/x: Not a directory"),
+        ({"RATELIMIT_DATA_DIR": "/dev/null/x"}, 2, "cannot use /dev/null/x: Not a directory; choose another folder"),
     ],
 )
 def test_invalid_settings_are_reported(
@@ -212,6 +219,22 @@ def test_without_the_wheels_it_reports_what_to_install(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "dev needs psutil, which is not installed; pip install 'ratelimit-service[embedded]'" in done.stderr
+
+
+def test_the_command_to_paste(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is short: the name alone of what is on PATH, as pipx installs it, and a path below the folder otherwise."""
+    program = tmp_path / "a folder" / "ratelimit-service"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    settings = load_settings(listen="127.0.0.1:0")
+    assert _command(settings) == f"'{program}'"
+    monkeypatch.chdir(tmp_path)
+    assert _command(settings) == "'a folder/ratelimit-service'"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert _command(settings) == "ratelimit-service"
+    assert _command(load_settings(data_dir=Path("/x y"))) == "RATELIMIT_DATA_DIR='/x y' ratelimit-service"
 
 
 def test_the_program_is_installed() -> None:

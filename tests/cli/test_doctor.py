@@ -104,6 +104,11 @@ def test_a_missing_token_is_an_error(doctor: Doctor) -> None:
         ({"OPERATIONS_LISTEN": "127.0.0.1"}, "operations port", "'127.0.0.1' is not an address"),
         ({"ALERT_WEBHOOK_URL": "https://hush.test/hush"}, "webhook", "RATELIMIT_ALERT_WEBHOOK_SECRET has 0 characters"),
         ({"ALERT_WEBHOOK_URL": "http://hush.test/"}, "webhook", "it must begin with https://"),
+        (
+            {"OTLP_ENDPOINT": "http://u:hush@collector:4317"},
+            "settings",
+            "RATELIMIT_OTLP_ENDPOINT is 'http://u:***@collector:4317': write http://host:4317",
+        ),
         ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls", "RATELIMIT_TLS_KEY is not set"),
         ({"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}, "tls", "no such file: /nowhere.pem"),
         ({"GATEWAY_CERTIFICATES": "gw.test"}, "tls", "clients need no certificate; set RATELIMIT_TLS_CLIENT_CA"),

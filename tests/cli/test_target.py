@@ -203,3 +203,18 @@ def test_no_proxy_sees_a_token_in_plain_text(monkeypatch: pytest.MonkeyPatch) ->
             client.manage_key(ManageKeyRequest(get=ManageKeyRequest.GetKey(key_id="0" * 16)))
         with pytest.raises(TimeoutError):
             proxy.accept()
+
+
+@pytest.mark.parametrize(
+    ("host", "advice"), [("127.0.0.1", "ratelimit-service dev`"), ("0.0.0.0", "doctor --server HOST:9464`")]
+)
+def test_a_server_that_does_not_answer(host: str, advice: str) -> None:
+    """One on this machine is to be started; one elsewhere, here by an address of this one, is to be examined."""
+    with socket.create_server((host, 0)) as unused:
+        port = unused.getsockname()[1]
+    with (
+        Client(Target.choose(f"plaintext://{host}:{port}", None), timeout=5) as client,
+        pytest.raises(CommandError, match=f"cannot reach a server at {host}:{port}: ") as caught,
+    ):
+        client.manage_key(ManageKeyRequest(get=ManageKeyRequest.GetKey(key_id="0" * 16)))
+    assert advice in caught.value.lines[1]

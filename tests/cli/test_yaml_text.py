@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
 from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
 from ratelimit_service.bounded_yaml import plain, read_yaml
-from ratelimit_service.cli.message_nodes import fill
 from ratelimit_service.cli.yaml_text import document_of, yaml_text
+from ratelimit_service.message_nodes import fill
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=40) | st.text(
     string.digits + ".:_-+eExXoOaAfFtTnN~ ", max_size=12

@@ -49,6 +49,7 @@ def folder(tmp_path: Path) -> Path:
     for name in ("pyproject.toml", "requirements.lock", "clients/typescript/package.json"):
         (root / name).touch()
     (root / "clients/typescript/package-lock.json").touch()
+    (root / ".venv" / ".runs").touch()
     (root / ".venv" / ".installed").touch()
     return root
 

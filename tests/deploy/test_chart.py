@@ -104,7 +104,7 @@ def test_every_value_is_described_and_used() -> None:
 def test_every_setting_is_set_in_one_place() -> None:
     """Templates set settings that exist; `settings` takes all others but the secrets, and the folder of `dev`."""
     named = set(re.findall(r"RATELIMIT_[A-Z_]+[A-Z]", "".join(TEMPLATES.values())))
-    of_commands = {"RATELIMIT_ADMIN_SERVER", "RATELIMIT_TOKEN", "RATELIMIT_SERVICE"}
+    of_commands = {"RATELIMIT_ADMIN_SERVER", "RATELIMIT_SERVER_CA", "RATELIMIT_TOKEN", "RATELIMIT_SERVICE"}
     of_templates = named - of_commands
     assert of_templates - SETTINGS == set()
     assert of_templates >= SECRETS

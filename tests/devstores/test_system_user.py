@@ -51,7 +51,7 @@ def test_an_installation_that_is_closed_is_no_matter_of_the_data_folder(
     programs.mkdir(parents=True)
     monkeypatch.setattr(postgres, "_programs", lambda: programs)
     try:
-        with pytest.raises(EmbeddedPostgresError, match="install the service in a folder that others may") as found:
+        with pytest.raises(EmbeddedPostgresError, match="install the service where others may enter") as found:
             EmbeddedPostgres(home / "postgres").start()
     finally:
         shutil.rmtree(home)

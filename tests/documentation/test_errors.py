@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from docs.generate.errors import Reason, reasons
+from docs.generate.errors import Reason, pages, reasons
 from docs.generate.links import ROOT
 from fixtures.pages import blocks
 from ratelimit_service import errors
@@ -133,3 +133,10 @@ def test_the_statuses_are_those_of_the_classes() -> None:
     assert len(checked) > 20
     statuses = {name: Code[reason.status] for name, reason in REASONS.items()}
     assert [place for place in checked if statuses[place.reason] is not classes[place.made_by].code] == []
+
+
+def test_the_index_has_a_sentence_or_two_for_each_reason() -> None:
+    """Of a page whose first paragraph is one sentence, too: nothing of its other sections."""
+    rows = re.findall(r"^\| \[[A-Z_]+\]\([A-Z_]+\.md\) \|.*$", pages()["errors/README.md"], re.MULTILINE)
+    assert len(rows) == len(reasons())
+    assert [row for row in rows if "##" in row or len(row) > 400] == []

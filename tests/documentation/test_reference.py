@@ -7,6 +7,7 @@ from typing import TypeAlias
 import pytest
 
 from docs.generate.__main__ import DOCS, FOLDER, pages
+from docs.generate.logs import DYNAMIC, PACKAGE, meanings, written
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2, rate_limit_service_pb2
 from ratelimit_service.settings import Settings
 
@@ -36,6 +37,20 @@ def test_each_setting_has_a_row(fresh: Pages) -> None:
     assert [name for name in Settings.model_fields if f"| `RATELIMIT_{name.upper()}` |" not in page] == []
     assert "| `RATELIMIT_LISTEN` | `127.0.0.1:50051` |" in page
     assert "1 to 64." in page
+
+
+def test_each_event_of_the_log_has_a_row() -> None:
+    """No event is missing or gone; those that are not literals are in the files that are named for them."""
+    places = list(written())
+    documented = {event for events in meanings().values() for event in events}
+    literal = {place.text for place in places if place.text is not None}
+    assert {place.module for place in places if place.text is None} == DYNAMIC.keys()
+    assert documented == literal | {event for events in DYNAMIC.values() for event in events}
+    for module, events in DYNAMIC.items():
+        by = PACKAGE if module == "api.reasons" else PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+        sources = "".join(file.read_text() for file in (by.rglob("*.py") if by.is_dir() else [by]))
+        assert [event for event in events if event not in sources] == [], module
+    assert len(literal) > 70
 
 
 def test_each_command_has_its_options(fresh: Pages) -> None:

@@ -17,6 +17,8 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitResponse,
     ExtendHoldRequest,
     ExtendHoldResponse,
+    GrantRequest,
+    GrantResponse,
     SettleLimitRequest,
     SettleLimitResponse,
 )
@@ -32,11 +34,13 @@ from ratelimit_service.transport.envoy.framing import (
     headers_of,
     single_message,
 )
-from ratelimit_service.transport.envoy.paths import AUTHORIZE, BATCH, CHECK, EXTEND, SETTLE, SHOULD_RATE_LIMIT
+from ratelimit_service.transport.envoy.paths import AUTHORIZE, BATCH, CHECK, EXTEND, GRANT, SETTLE, SHOULD_RATE_LIMIT
 
 _KEYS = [str(KEY), str(REVOKED), str(UNKNOWN), f"Bearer {KEY}", f"bearer  {REVOKED} ", str(KEY)[:-1], "Bearer"]
 _ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource", "reservation_id"]
 _VALUES = ["x", "xy", "/orders/1", "", *_KEYS[:3]]
+
+_GRANT_IDS = [f"{number:032x}" for number in range(8)]
 
 world = cache(World)
 """One for all runs of a process, so that what one request leaves behind meets the next."""
@@ -139,6 +143,23 @@ def settle(data: bytes) -> None:
         assert code or reservation_id == made
 
 
+def grant(data: bytes) -> None:
+    """Whatever is asked for and returned, no more is granted than is wanted, and only to gateways."""
+    choices = Choices(data)
+    world().clock.time_us += MICRO // 2
+    world().forget_grants()  # the ids are few
+    for _ in range(1 + choices.byte() % 3):
+        is_gateway = choices.byte() < 250
+        body = _message(choices, _grant)
+        code, response = world().call(GRANT, frame(body), gateway=is_gateway)
+        assert code in ({Code.OK, Code.INVALID_ARGUMENT} if is_gateway else {7, Code.INVALID_ARGUMENT})
+        if not code:
+            message, request = _same(response, GrantResponse), GrantRequest.FromString(body)
+            assert message.granted <= request.wants
+            assert bool(message.granted) == message.HasField("ttl") == message.decision.allowed
+            assert message.returns_made
+
+
 def _same(data: bytes, message: type[Message]) -> Message:
     """What protobuf reads of bytes that were written by hand: nothing is unknown, and it writes as many bytes."""
     read = message.FromString(data)
@@ -211,6 +232,21 @@ def _check(choices: Choices) -> CheckLimitRequest:
     return request
 
 
+def _grant(choices: Choices) -> GrantRequest:
+    request = GrantRequest(grant_id=choices.text(_GRANT_IDS), api_key=choices.text(_KEYS))
+    request.resource = choices.text(["other", "orders", "GET /orders"])
+    request.wants = choices.pick([1, 2, 5, 0, 1_000_000, 1_000_001, 2**32 - 1])
+    if choices.flag():
+        request.cost = choices.number() % 2**64
+    for _ in range(choices.pick([0, 1, 2, 1, 65])):
+        returned = request.returns.add(grant_id=choices.text(_GRANT_IDS), unused=choices.number() % 2**64)
+        for _ in range(choices.pick([0, 1, 2, 257])):
+            spent = returned.spent.add(resource=choices.text(["other", "orders"]), limit=choices.text(["", "burst"]))
+            spent.allowed, spent.denied = choices.number() % 2**33, choices.byte()
+            spent.cost = choices.number() % 2**40 if choices.flag() else 0
+    return request
+
+
 def _batch(choices: Choices) -> BatchCheckLimitRequest:
     count = choices.pick([1, 2, 3, 0, 256, 257, 5, 8])
     return BatchCheckLimitRequest(checks=[_check(choices) for _ in range(min(count, 8))] * max(1, count // 8))
@@ -224,5 +260,6 @@ TARGETS = [
     Target("should_rate_limit", should_rate_limit, [*_SEEDS, b"\0" + _RAW], 1_024),
     Target("authorize", authorize, _SEEDS, 1_024),
     Target("settle", settle, [bytes([n, 1, 1, at, 0, 0, n, n, 1, 5]) for n in (0, 1, 2) for at in (0, 3, 255)], 256),
+    Target("grant", grant, [bytes([n, 0, 3, n, 0, 0, m, 0, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 2)], 512),
     Target("check_limit", check_limit, [flag + seed for flag in (b"\0", b"\1") for seed in _SEEDS], 1_024),
 ]

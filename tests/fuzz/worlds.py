@@ -20,6 +20,7 @@ from ratelimit_service.decision.descriptors.held import HeldCalls
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleLimit, RuleNode
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.engine import DecisionEngine
+from ratelimit_service.decision.grants import Grants
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MICRO, Concurrency, Limit, Quota, Window
 from ratelimit_service.decision.policy_cache import PolicyCache
@@ -92,7 +93,9 @@ class World:
         held = HeldCalls(rules, holding, settlements)
         self.rate_limits = envoy_rls.EnvoyRateLimitService(descriptors, held, headers, self.clock, refused)
         self.authorization = EnvoyAuthorizationService(engine, headers, "authorization", refused)
-        self.checks = RateLimitService(holding, settlements, self.clock, cached_requests=_CACHED)
+        grants = Grants(resolver, reserving, self.clock)
+        self.forget_grants = reserving._buckets._grants.clear
+        self.checks = RateLimitService(holding, settlements, grants, self.clock, cached_requests=_CACHED)
         tokens = Source()
         self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
         admission = decision_admission(Authenticator(KnownTokens(tokens, Time())), protect=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import uvloop
 from starlette.types import Receive, Scope, Send
 
 from ratelimit_service.console.security.streams import MAX_STREAMS
@@ -250,6 +251,23 @@ async def test_tls_and_plain_text_on_one_port(certificate: Pair) -> None:
         assert (await port.ask("/readyz", client)).endswith("ready\n")
     finally:
         await port.listener.close(1)
+
+
+def test_connections_with_tls_are_bounded_on_the_loop_of_servers(certificate: Pair) -> None:
+    """A peer that sends no request after the handshake is closed there too. It is the loop that `run_child` uses."""
+
+    async def connect() -> bytes:
+        port = Port(TlsFiles(certificate.certificate, certificate.key))
+        port.listener.start()
+        client = ssl.create_default_context(cafile=str(certificate.certificate.parent / "ca.pem"))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.port, ssl=client)
+        try:
+            return await closed_within(reader, 4)
+        finally:
+            writer.transport.abort()
+            await port.listener.close(1)
+
+    assert uvloop.run(connect()) == b""
 
 
 async def test_a_renewed_certificate_is_served(certificate: Pair, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from fixtures.dev_server import free_address
+from fixtures.http_calls import CHECK
+from fixtures.http_calls import call as call_by_http
 from fixtures.served import START_SECONDS, Server, launch, make_settings
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2_grpc as admin_grpc
@@ -27,7 +29,7 @@ SHOULD_RATE_LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimi
 @pytest.fixture(scope="module", params=["grpcio", "envoy"])
 def server(request: pytest.FixtureRequest, serve: StartOwn) -> Iterator[Server]:
     """A server of two workers, whose admin methods have a port of their own."""
-    server = serve(request.param, workers=2, admin_listen=free_address())
+    server = serve(request.param, workers=2, admin_listen=free_address(), http_listen=free_address())
     yield server
     server.close()
 
@@ -71,6 +73,16 @@ def test_admin_methods_are_served_on_their_port_alone(server: Server, admin: grp
             assert server.settings.admin_listen.rpartition(":")[2] not in shown
 
 
+def test_http_has_what_the_gateways_port_has(server: Server) -> None:
+    """It decides, and says of the admin methods what that says, also to an administrator."""
+    http = server.settings.http_listen
+    assert call_by_http(http, CHECK, {"api_key": "rlk_live_x"}).body["reason"] == "KEY_UNKNOWN"
+    refused = call_by_http(http, "ManagePlan", {"list": {}}, server.tokens[Role.ADMIN])
+    assert (refused.status, refused.info["reason"]) == (501, "NOT_SERVED")
+    assert refused.body["message"].endswith("and not here; call it at the server's RATELIMIT_ADMIN_LISTEN")
+    assert f"open: {http} HTTP, plain text: decisions for anyone\n" in server.output
+
+
 def test_the_admin_port_decides_nothing(server: Server, admin: grpc.Channel) -> None:
     """Methods that decide are UNIMPLEMENTED on the admin port, and work on the gRPC port."""
     stub = grpc_stubs.RateLimitServiceStub(admin)
@@ -107,16 +119,23 @@ def test_what_is_open_is_a_line_for_each_port(server: Server) -> None:
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_a_restart_and_a_drain_lose_no_admin_call(own_server: StartOwn, transport: str) -> None:
-    """While the processes are replaced one by one calls on the admin port succeed; SIGTERM ends the server with 0."""
-    server = own_server(transport, workers=2, admin_listen=free_address())
-    stop, failures, done = Event(), [], []
+    """While the processes are replaced one by one calls on the admin port succeed, and calls by HTTP.
+
+    SIGTERM ends the server with 0.
+    """
+    server = own_server(transport, workers=2, admin_listen=free_address(), http_listen=free_address())
+    stop = Event()
+    failures: list[object] = []
+    done: list[list[str]] = []
 
     def call() -> None:
         with grpc.insecure_channel(server.settings.admin_listen) as channel:
             while not stop.wait(0.05):
                 try:
                     done.append(plans(channel, server))
-                except grpc.RpcError as error:
+                    reply = call_by_http(server.settings.http_listen, CHECK, {"api_key": "rlk_live_x"})
+                    failures.extend([] if reply.status == 200 else [reply])
+                except (grpc.RpcError, OSError) as error:
                     failures.append(error)
 
     caller = Thread(target=call)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ratelimit_service.server.certificate_ends import certificate_ends
+from ratelimit_service.server.certificate_ends import certificate_ends, first_ends
 
 
 def made(folder: Path, days: int) -> str:
@@ -39,3 +39,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         certificate_ends(file)
     with pytest.raises(FileNotFoundError):
         certificate_ends(tmp_path / "absent.pem")
+
+
+def test_a_file_is_good_until_its_first_certificate_ends(tmp_path: Path) -> None:
+    """As the metric shows it; a file that cannot be read, or has no certificate, has no such time."""
+    files = {name: tmp_path / name for name in ("chain", "empty", "absent")}
+    files["chain"].write_text("".join(made(tmp_path, days) for days in (30, 2)))
+    files["empty"].write_text("")
+    found = first_ends(files)
+    assert found.keys() == {"chain"}
+    assert abs(found["chain"] - (datetime.now(UTC) + timedelta(days=2)).timestamp()) < 60

@@ -150,7 +150,7 @@ async def test_a_restart_meanwhile_drains_what_starts_for_one_that_died(fleet: F
 
 
 async def test_what_is_behind_the_front_starts_first_and_ends_last() -> None:
-    """The front is started once the back serves; in a drain the back reports it at once, and ends after the front."""
+    """The front is started once the back serves; in a drain both report it at once, and the back ends last."""
     started: list[FakeProcess] = []
 
     async def start() -> FakeProcess:
@@ -169,12 +169,25 @@ async def test_what_is_behind_the_front_starts_first_and_ends_last() -> None:
 
     draining = asyncio.create_task(supervisor.drain(10))
     await settled()
-    assert (back.requests, front.requests) == (["announce"], ["drain"])
+    assert (back.requests, front.requests) == (["announce"], ["announce", "drain"])
     front.exit.set_result(0)
     await settled()
     assert back.requests == ["announce", "drain"]
     back.exit.set_result(0)
     await asyncio.wait_for(draining, 5)
+
+
+async def test_a_delay_comes_before_the_drain(fleet: Fleet) -> None:
+    """Processes go on meanwhile, and have been notified of the end."""
+    first = await fleet.open()
+    draining = asyncio.create_task(fleet.supervisor.drain(10, delay=0.2))
+    await settled()
+    assert first.requests == ["announce"]
+    await asyncio.sleep(0.3)
+    assert first.requests == ["announce", "drain"]
+    first.exit.set_result(0)
+    await asyncio.wait_for(draining, 5)
+    assert fleet.started == [first]
 
 
 async def test_no_restart_begins_in_a_drain(fleet: Fleet) -> None:

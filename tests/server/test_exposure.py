@@ -82,6 +82,21 @@ def test_the_address_decides_whether_checks_are_protected(listen: str, protected
     assert effective(allowed).protect_checks is False
 
 
+def test_the_port_for_http_opens_nothing_that_the_others_do_not() -> None:
+    """It needs TLS and protected checks beyond loopback too, though the gRPC port is on it, and a line of its own."""
+    beyond = {"http_listen": "0.0.0.0:8080"}
+    assert effective(settings(**beyond, **TLS)).protect_checks is True
+    with pytest.raises(StartupError, match=r"^RATELIMIT_HTTP_LISTEN is 0\.0\.0\.0:8080, which is beyond") as refused:
+        effective(settings(protect_checks=False, **beyond))
+    assert [line.count("RATELIMIT_ALLOW_") for line in str(refused.value).splitlines()] == [1, 1]
+    line = "0.0.0.0:8080 HTTP, TLS: decisions for gateways"
+    assert lines(**beyond, **TLS)[1:] == [f"{line}; admin methods for tokens"]
+    assert lines(**beyond, **TLS, admin_listen="127.0.0.1:50052")[2:] == [line]
+    assert lines(**beyond, **TLS, plane="control")[1:] == ["0.0.0.0:8080 HTTP, TLS: admin methods for tokens"]
+    with pytest.raises(StartupError, match=r"RATELIMIT_HTTP_LISTEN: '8080' is not an address"):
+        effective(settings(http_listen="8080"))
+
+
 def test_a_process_without_the_setting_protects() -> None:
     """Where the address has not decided it, as in a process that no server started, callers need a token."""
     assert settings().checks_protected

@@ -184,6 +184,15 @@ def first_commands(address: str) -> None:
         assert expected in done.stdout
 
 
+def logged(server: Server) -> str:
+    """What the runbook's command shows of the log, here of its file instead of the journal."""
+    (block,) = blocks("docs/runbook.md", "sh")
+    (line,) = (line for line in block.splitlines() if line.startswith("journalctl"))
+    _, _, rest = line.partition(" | ")
+    done = subprocess.run(["sh", "-c", f"cat {server.log} | {rest}"], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 def unanswered(source: Prometheus) -> list[str]:
     """The queries of the dashboard that return nothing, or no number."""
     found = []
@@ -222,3 +231,4 @@ def test_a_prometheus_sees_all_of_a_server(
         store.stop()
         within(lambda: set(source.firing()) >= INJECTED, source.firing)
         assert source.firing()["RatelimitStoreDown"]["summary"] == f"{address} gets no answer from redis"
+        assert "component does not answer" in logged(server)

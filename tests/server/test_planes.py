@@ -21,10 +21,13 @@ from pydantic import SecretStr
 
 from faults.stepped_clock import SteppedClock
 from fixtures.dev_server import PROGRAM, START_SECONDS, free_address
+from fixtures.http_calls import CHECK, call
 from fixtures.rights import with_least_rights
 from fixtures.served import Serve, Server, launch
 from fixtures.valkey import StartValkey
 from operations.probe import ask, wait_for
+from ratelimit_service._gen.grpc.reflection.v1 import reflection_pb2
+from ratelimit_service._gen.grpc.reflection.v1 import reflection_pb2_grpc as reflection_grpc
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2_grpc import KeyAdminServiceStub
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
@@ -32,12 +35,14 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import Rate
 from ratelimit_service.bootstrap import open_services
 from ratelimit_service.cli.doctor import examination
 from ratelimit_service.cli.doctor.examination import MAX_USAGE_LAG, check_servers, findings_of
-from ratelimit_service.cli.doctor.examined import NotExamined, examine
+from ratelimit_service.cli.doctor.examined import Examined, NotExamined, examine
+from ratelimit_service.cli.doctor.findings import Finding
 from ratelimit_service.cli.errors import CommandError, Exit
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.degraded import MODES
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 from ratelimit_service.errors import StartupError
+from ratelimit_service.management.tokens import Role
 from ratelimit_service.server.exposure import effective
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
@@ -77,6 +82,7 @@ def apart(
         "auto",
         plane="control",
         operations_listen=free_address(),
+        http_listen=free_address(),
         database_url=least.database_url,
         redis_url=least.redis_url,
     )
@@ -90,6 +96,7 @@ def apart(
                 "decision_database_url": SecretStr(least.decision_database_url),
                 "listen": free_address(),
                 "operations_listen": free_address(),
+                "http_listen": free_address(),
             }
         )
         decisions.append(launch(settings, control.tokens, tmp_path_factory.mktemp("decision") / "log"))
@@ -116,6 +123,14 @@ def status_of(server: Server, service: str) -> object:
         return error.code()
 
 
+def listed_by_v1(server: Server) -> set[str]:
+    """The services that the newer version of reflection lists."""
+    stub = reflection_grpc.ServerReflectionStub(server.channel)
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    answer = next(stub.ServerReflectionInfo(iter([question]), timeout=5))
+    return {service.name for service in answer.list_services_response.service}
+
+
 def refusal(call: Callable[[], object]) -> str:
     """The message of the error that CALL raises, which is UNIMPLEMENTED."""
     with pytest.raises(grpc.RpcError) as caught:
@@ -130,6 +145,10 @@ def test_each_plane_serves_its_own(apart: Apart) -> None:
         own, other = (KEY_ADMIN, RATE_LIMIT) if server is apart.control else (RATE_LIMIT, KEY_ADMIN)
         listed = set(ProtoReflectionDescriptorDatabase(server.channel).get_services())
         assert listed & {KEY_ADMIN, RATE_LIMIT} == {own}
+        assert listed == listed_by_v1(server)
+        watch = health_pb2_grpc.HealthStub(server.channel).Watch(health_pb2.HealthCheckRequest(service=own), timeout=5)
+        assert next(watch).status == SERVING
+        watch.cancel()
         assert ("envoy.service.auth.v3.Authorization" in listed) == (server is not apart.control)
         assert (status_of(server, ""), status_of(server, own)) == (SERVING, SERVING)
         assert status_of(server, other) is grpc.StatusCode.NOT_FOUND
@@ -145,6 +164,18 @@ def test_each_plane_serves_its_own(apart: Apart) -> None:
         assert f"open: {server.address} plain text: decisions for anyone\n" in server.output
     assert "is served by the decision plane" in refusal(lambda: decide(apart.control, "rlk_live_x"))
     assert f"open: {apart.control.address} plain text: admin methods for tokens\n" in apart.control.output
+
+
+def test_each_plane_serves_its_own_by_http(apart: Apart) -> None:
+    """What the plane has not is UNIMPLEMENTED there too, with the same words."""
+    admin = apart.control.tokens[Role.ADMIN]
+    for server in apart.servers:
+        decision = call(server.settings.http_listen, CHECK, {"api_key": "rlk_live_x"})
+        plans = call(server.settings.http_listen, "ManagePlan", {"list": {}}, admin)
+        own, other = (plans, decision) if server is apart.control else (decision, plans)
+        assert own.status == 200, own
+        assert (other.status, other.body["code"], other.info["reason"]) == (501, "unimplemented", "NOT_SERVED")
+        assert "and not here; call it at a server with RATELIMIT_PLANE=" in other.body["message"]
 
 
 def test_changes_are_followed(apart: Apart) -> None:
@@ -272,6 +303,13 @@ def wrong(
     )
 
 
+def finding_with(server: Examined, subject: str, **metrics: float) -> Finding:
+    """The finding on a subject, if the server had these metrics."""
+    changed = replace(server, metrics={**server.metrics, **metrics})
+    (finding,) = (each for each in findings_of(changed, datetime.now(UTC)) if each.subject == subject)
+    return finding
+
+
 def test_what_is_wrong_is_found(
     wrong: Server, apart: Apart, evicting: EmbeddedValkey, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +320,7 @@ def test_what_is_wrong_is_found(
     assert findings["redis memory"][0] == "warning"
     severity, message = findings["certificate"]
     assert (severity, "RATELIMIT_TLS_CERTIFICATE" in message, "ends in 2 days" in message) == ("warning", True, True)
+    assert abs(examine(address).metrics["ratelimit_certificate_end_time_seconds"] - time.time() - 2 * 86_400) < 3_600
     deadline = time.monotonic() + START_SECONDS
     while clocks_of(address) != {
         "that of postgres is half a minute behind that of the server",
@@ -302,9 +341,10 @@ def test_what_is_wrong_is_found(
     ended = {each.subject: each for each in findings_of(server, datetime.now(UTC) + timedelta(days=3))}
     assert ended["certificate"].severity.value == "error"
     assert "it is not accepted any more; put a renewed one in its place" in ended["certificate"].message
-    late = replace(server, metrics={**server.metrics, "ratelimit_usage_lag_seconds": MAX_USAGE_LAG + 1})
-    usage = next(each for each in findings_of(late, datetime.now(UTC)) if each.subject == "usage")
+    usage = finding_with(server, "usage", ratelimit_usage_lag_seconds=MAX_USAGE_LAG + 1)
     assert (usage.severity.value, "is not in Postgres" in usage.message) == ("warning", True)
+    webhook = finding_with(server, "webhook", ratelimit_alert_deliveries_pending=3)
+    assert (webhook.severity.value, "does not accept them: 3. " in webhook.message) == ("warning", True)
     by_grpc = found(f"https://{wrong.address}")
     assert by_grpc["server"] == ("ok", "reports SERVING, plane all")
     assert (by_grpc["certificate"][0], "ends in 2 days" in by_grpc["certificate"][1]) == ("warning", True)
@@ -323,8 +363,9 @@ def test_what_is_wrong_is_found(
     until_found(address, "server", "error", "not ready: no worker serves; its log says why")
     evicting.stop()
     _close_database(url)
-    findings = until_found(address, "redis", "error", "calls are decided by on_store_failure")
-    findings = until_found(address, "postgres", "error", "known keys are decided, unknown ones and changes are not")
+    until_found(address, "redis", "error", "calls are decided by on_store_failure")
+    until_found(address, "postgres", "error", "known keys are decided, unknown ones and changes are not")
+    findings = until_found(address, "feed", "error", "until Postgres answers again")
     assert findings["schema"][0] == "warning"
     wrong.process.kill()  # its drain would wait for the stores, which are gone for good
     wrong.process.wait()

@@ -10,9 +10,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fixtures.dev_server import free_address
+from fixtures.http_calls import CHECK, call
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2_grpc as grpc_stubs
+from ratelimit_service.management.tokens import Role
 from server.certificates import Authority, Pair
 
 StartOwn = Callable[..., Server]
@@ -47,11 +50,18 @@ def presented(server: Server) -> str:
 
 @both_transports
 def test_only_callers_with_a_certificate_are_served(own_server: StartOwn, transport: str, tmp_path: Path) -> None:
-    """With a client CA, a caller needs a certificate of it; hot and proxied methods alike are then served."""
+    """With a client CA, a caller needs a certificate of it; hot and proxied methods alike are then served.
+
+    So it is by HTTP, which both transports have the same process for; plain text gets a response that says what to do.
+    """
     authority, other = Authority(tmp_path), Authority(_folder(tmp_path, "other"))
     served, caller = authority.issue("server"), authority.issue("caller", "gateway")
     server = own_server(
-        transport, tls_certificate=served.certificate, tls_key=served.key, tls_client_ca=authority.certificate
+        transport,
+        tls_certificate=served.certificate,
+        tls_key=served.key,
+        tls_client_ca=authority.certificate,
+        http_listen=free_address() if transport == "envoy" else "",
     )
     with connected(server, authority, caller) as channel:
         assert decision_code(channel) is grpc.StatusCode.INVALID_ARGUMENT
@@ -62,6 +72,13 @@ def test_only_callers_with_a_certificate_are_served(own_server: StartOwn, transp
             assert decision_code(channel) is grpc.StatusCode.UNAVAILABLE
     with grpc.insecure_channel(server.address) as channel:
         assert decision_code(channel) is grpc.StatusCode.UNAVAILABLE
+    if http := server.settings.http_listen:
+        assert call(http, CHECK, {}, tls=tls_context(authority, caller)).info["reason"] == "INVALID_FIELD"
+        for stranger in (None, other.issue("caller")):
+            with pytest.raises(OSError):  # noqa: PT011  the handshake fails, in one of several ways
+                call(http, CHECK, {}, tls=tls_context(authority, stranger))
+        plain = call(http, CHECK, {}, server.tokens[Role.ADMIN])
+        assert (plain.status, plain.body["message"]) == (400, "plain text is not served here; call it by https://")
 
 
 @both_transports
@@ -94,6 +111,14 @@ def test_half_a_renewal_is_ignored(own_server: StartOwn, transport: str, tmp_pat
     presented(server)  # the transport grpcio checks the files on each connection
     server.wait_for_output("certificate not renewed")
     assert presented(server) == before
+
+
+def tls_context(authority: Authority, pair: Pair | None = None) -> ssl.SSLContext:
+    """For callers that trust the CA, and present a certificate if there is one."""
+    context = ssl.create_default_context(cafile=authority.certificate)
+    if pair is not None:
+        context.load_cert_chain(pair.certificate, pair.key)
+    return context
 
 
 def _folder(parent: Path, name: str) -> Path:

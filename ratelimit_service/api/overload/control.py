@@ -72,7 +72,7 @@ class OverloadControl:
     Up to `bound` calls are in flight; without overload that is never reached, and costs a few additions a call. Beyond
     it calls wait in a fair queue, and are refused with OVERLOADED once what is left until their deadline is no more
     than a call takes now, or after MAX_WAIT. To let them wait costs nothing, and as long as they do their callers,
-    which may have few calls in flight on a connection, send no others: a refusal costs half of what a decision does.
+    which may have few calls in flight on a connection, send no others: a refusal costs a third of a decision or more.
 
     The bound follows CoDel's rule (Nichols and Jacobson, RFC 8289): a queue that stands is seen by the *shortest* time
     that any call took in an interval. While that is above TARGET, apart from two round trips to the bucket store, which

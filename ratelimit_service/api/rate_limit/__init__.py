@@ -1,1 +1,1 @@
-"""`ratelimit.v1.RateLimitService`: CheckLimit, BatchCheckLimit, StreamCheckLimit, SettleLimit, ExtendHold."""
+"""`ratelimit.v1.RateLimitService`: CheckLimit, BatchCheckLimit, StreamCheckLimit, SettleLimit, ExtendHold, Grant."""

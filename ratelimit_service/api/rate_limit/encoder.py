@@ -11,6 +11,7 @@ from ratelimit_service._gen.ratelimit.v1 import errors_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckError, CheckResult
 from ratelimit_service.api.wire import duration, submessage, text, varint
 from ratelimit_service.clock import SYSTEM_CLOCK
+from ratelimit_service.decision.grants import GrantOutcome
 from ratelimit_service.decision.limit import MICRO, Limit, Mode
 from ratelimit_service.decision.outcome import UNDECIDED_RETRY_US, Decision
 from ratelimit_service.decision.policy import OPEN_RESERVATIONS, Policy
@@ -25,6 +26,9 @@ _KEY_ID, _SUBJECT, _PLAN, _LIMIT = b"\x22", b"\x2a", b"\x32", b"\x3a"
 _REMAINING, _RETRY_AFTER, _LIMITS, _RESERVATION_ID = b"\x40", b"\x4a", b"\x52", b"\x5a"
 # SettleLimitResponse
 _CLAMPED, _SETTLED_LIMITS = b"\x10", b"\x1a"
+# GrantResponse
+_GRANT_ID, _GRANTED, _TTL, _ASK_AGAIN = b"\x0a", b"\x10", b"\x1a", b"\x22"
+_PER_CALL, _GRANT_DECISION, _PREFIX, _RETURNS_MADE = b"\x28", b"\x32", b"\x3a", b"\x40\x01"
 # LimitResult
 _NAME, _CAPACITY, _LIMIT_REMAINING, _RESET_AFTER = b"\x0a", b"\x10", b"\x18", b"\x22"
 _LIMIT_RETRY_AFTER, _WOULD_DENY, _SHADOW, _WINDOW = b"\x2a", b"\x30\x01", b"\x38\x01", b"\x42"
@@ -121,6 +125,22 @@ class DecisionEncoder:
                 result += duration(_LIMIT_RETRY_AFTER, wait_us)
             response += submessage(_SETTLED_LIMITS, result)
         return response
+
+    def encode_grant(self, outcome: GrantOutcome) -> bytes:
+        """The GrantResponse for what became of a grant."""
+        grant_id, units, ttl_us, ask_again_us, per_call, decision, prefix, returned = outcome
+        response = text(_GRANT_ID, grant_id)
+        if units:
+            response += _GRANTED + varint(units) + duration(_TTL, ttl_us)
+        if ask_again_us:
+            response += duration(_ASK_AGAIN, ask_again_us)
+        if per_call:
+            response += _PER_CALL + varint(per_call)
+        if decision is not None:
+            response += submessage(_GRANT_DECISION, self.encode(decision))
+        if prefix is not None:
+            response += submessage(_PREFIX, prefix.encode())
+        return response + (_RETURNS_MADE if returned else b"")
 
     def encode_result(self, result: Decision | ServiceError) -> bytes:
         """The CheckResult of one check of a batch or stream, as the field that holds it in the response to either."""

@@ -9,6 +9,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     BatchCheckLimitRequest,
     CheckLimitRequest,
     ExtendHoldRequest,
+    GrantRequest,
     SettleLimitRequest,
     StreamCheckLimitRequest,
 )
@@ -16,6 +17,7 @@ from ratelimit_service.api.messages import malformed_message, parse
 from ratelimit_service.api.request_cache import RequestCache, digest_of
 from ratelimit_service.api.wire import SCANNED, TooManyFields, spans, submessages
 from ratelimit_service.decision.engine import Check, PreparedCheck
+from ratelimit_service.decision.grants import MAX_RETURNS, MAX_SPENT, GrantCall, ReturnedGrant, SpentCalls
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.errors import InvalidArgument
 
@@ -28,6 +30,7 @@ _AFTERWARDS: Final = {
     CheckLimitRequest.ALWAYS: True,
 }
 _CHECKS: Final = 0x0A  # the field of a batch, and of a message of a stream
+_RETURNS, _SPENT = 0x3A, 0x1A  # the fields of a request for a grant, and of a return
 _MAX_FIELDS: Final = MAX_BATCH + 64  # of a batch, those that a later version of the API has included
 
 
@@ -118,6 +121,38 @@ def read_extension(data: bytes) -> Extension:
     if hold_us is None:
         raise InvalidArgument.of("hold", "is missing; send for how long to hold the reservation from now on")
     return Extension(request.reservation_id, hold_us)
+
+
+def read_grant(data: bytes) -> GrantCall:
+    """The grant that a request asks for, and those that it returns. Raises InvalidArgument if it is no request."""
+    if len(data) > SCANNED:
+        try:
+            returns = spans(data, 0, len(data), _RETURNS, MAX_RETURNS + 64)
+            lines = sum(len(spans(data, *each, _SPENT, MAX_SPENT + 64)) for each in returns)
+        except TooManyFields:
+            lines = MAX_SPENT + 1
+        if lines > MAX_SPENT:
+            raise InvalidArgument.of(
+                "returns",
+                f"has more than {MAX_RETURNS} entries, or {MAX_SPENT} of `spent` in all; return the rest later",
+            )
+    request = parse(data, GrantRequest)
+    return GrantCall(
+        request.grant_id,
+        request.api_key,
+        request.key_id,
+        request.resource,
+        request.cost if request.HasField("cost") else 1,
+        request.wants,
+        [
+            ReturnedGrant(
+                each.grant_id,
+                each.unused,
+                [SpentCalls(one.resource, one.allowed, one.denied, one.cost, one.limit) for one in each.spent],
+            )
+            for each in request.returns
+        ],
+    )
 
 
 def _too_many_checks() -> InvalidArgument:

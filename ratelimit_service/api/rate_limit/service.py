@@ -1,14 +1,14 @@
 """What the methods of RateLimitService do, on any transport."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     ExtendHoldResponse,
     SettleLimitRequest,
 )
-from ratelimit_service.api.authentication import deferred_token, require_known
+from ratelimit_service.api.authentication import deferred_token, require, require_known
 from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
 from ratelimit_service.api.rate_limit.reader import CheckReader, Extension, NewCheck
@@ -16,12 +16,16 @@ from ratelimit_service.api.request_cache import RequestCache
 from ratelimit_service.api.reserving import Reserving
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck, is_charged_afterwards
+from ratelimit_service.decision.grants import GrantCall, Grants
 from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.settlement import Settlements
 from ratelimit_service.errors import PermissionDenied, ServiceError
 from ratelimit_service.management.tokens import UNDECIDED as TOKEN_UNDECIDED
 from ratelimit_service.management.tokens import Caller, Role
+
+DecideGroup: TypeAlias = Callable[[Sequence[NewCheck | PreparedCheck], Caller, float | None], Awaitable[list[bytes]]]
+"""Decides checks of a caller as `RateLimitService.decide_group` does."""
 
 P = TypeVar("P", bound=PreparedCheck | Decision | ServiceError)
 
@@ -35,9 +39,18 @@ class RateLimitService:
     prepared, each with its policy and in some 900 bytes more.
     """
 
-    def __init__(self, engine: DecisionEngine, settlements: Settlements, clock: Clock, *, cached_requests: int) -> None:
+    def __init__(
+        self,
+        engine: DecisionEngine,
+        settlements: Settlements,
+        grants: Grants,
+        clock: Clock,
+        *,
+        cached_requests: int,
+    ) -> None:
         self._engine = engine
         self._settlements = settlements
+        self._grants = grants
         self._cache: RequestCache[PreparedCheck] = RequestCache(clock, cached_requests)
         self._encoder = DecisionEncoder()
         self.reader = CheckReader(self._cache)
@@ -72,6 +85,12 @@ class RateLimitService:
         held_us = await self._settlements.extend(extension.reservation_id, extension.hold_us, deadline)
         response.hold.FromMicroseconds(held_us)
         return Encoded(response.SerializeToString())
+
+    async def grant(self, call: GrantCall, caller: Caller, deadline: float | None = None) -> Encoded:
+        """Return grants, and make one, for a gateway that decides calls by itself. Returns a GrantResponse."""
+        require_known(caller)
+        require(caller, Role.GATEWAY)
+        return Encoded(self._encoder.encode_grant(await self._grants.grant(call, deadline)))
 
     async def batch_check_limit(
         self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller, deadline: float | None = None

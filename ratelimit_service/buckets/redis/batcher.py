@@ -69,7 +69,7 @@ class Route(Protocol):
         ...
 
 
-class _Call(NamedTuple):
+class QueuedCall(NamedTuple):
     """It fails once `expires`, a monotonic time, has passed; that is before its caller's deadline, if `hurried`."""
 
     charges: Sequence[Charge]
@@ -79,7 +79,7 @@ class _Call(NamedTuple):
     hurried: bool
 
 
-class _InFlightBatch:
+class InFlightBatch:
     """The calls of one script run: sent on `connection`, or about to be sent by `retry`.
 
     `error` is the reply to the last attempt, if that was an error, and `redirection` the last one to a node that does
@@ -98,11 +98,11 @@ class _InFlightBatch:
         """The charges of all calls."""
         return [charge for call in self.calls for charge in call.charges]
 
-    def __init__(self, calls: list[_Call], encoded: Encoded, started_at: float) -> None:
+    def __init__(self, calls: list[QueuedCall], encoded: Encoded, started_at: float) -> None:
         self.started_at = self.seen_at = started_at
         self.calls = calls
         self.encoded = encoded
-        self.failed: list[_Call] = []
+        self.failed: list[QueuedCall] = []
         self.connection: Connection | None = None
         self.retry: asyncio.Task[None] | None = None
         self.error = ""
@@ -136,9 +136,9 @@ class Batcher:
         self._observe_levels = observers.levels.observe
         self._observe_reservations = observers.reservations.observe
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Call] = deque()
+        self._queue: deque[QueuedCall] = deque()
         self._busy = False  # a batch is in flight, or will be in the next iteration
-        self._in_flight: _InFlightBatch | None = None
+        self._in_flight: InFlightBatch | None = None
         self._failing = False  # the last batch failed: what waited for it is late because of the store
         self._waited = 0.0  # what the last batch had waited for its reply
         self._silent_since: float | None = None  # when the first batch after the last reply was sent
@@ -157,7 +157,7 @@ class Batcher:
         seconds, hurried = self._timeout, False
         if deadline is not None and (patience := patience_of(deadline - now)) < seconds:
             seconds, hurried = patience, True
-        self._queue.append(_Call(charges, future, now, now + seconds, hurried))
+        self._queue.append(QueuedCall(charges, future, now, now + seconds, hurried))
         if not self._busy:
             self._busy = True
             loop.call_soon(self._send_batch)
@@ -190,7 +190,7 @@ class Batcher:
             self._schedule_next()
             return
         now = monotonic()
-        batch = self._in_flight = _InFlightBatch(calls, encoded, now)
+        batch = self._in_flight = InFlightBatch(calls, encoded, now)
         if self._silent_since is None:
             self._silent_since = now
         self._schedule_tick(batch)
@@ -200,16 +200,16 @@ class Batcher:
         else:
             self._send(batch, connection, self._encoder.evalsha(encoded, connection.room), connection.room)
 
-    def _encode(self, calls: Sequence[_Call]) -> Encoded:
+    def _encode(self, calls: Sequence[QueuedCall]) -> Encoded:
         return self._encoder.encode([charge for call in calls for charge in call.charges], self._usage)
 
-    def _send(self, batch: _InFlightBatch, connection: Connection, command: bytes, room: Room) -> None:
+    def _send(self, batch: InFlightBatch, connection: Connection, command: bytes, room: Room) -> None:
         batch.connection = connection
         batch.room = room
         connection.send(command, lambda reply: self._on_reply(batch, reply))
 
-    def _take_from_queue(self) -> list[_Call]:
-        calls: list[_Call] = []
+    def _take_from_queue(self) -> list[QueuedCall]:
+        calls: list[QueuedCall] = []
         charges = size = 0
         now = monotonic()
         while self._queue:
@@ -229,7 +229,7 @@ class Batcher:
             calls.append(call)
         return calls
 
-    def _queue_timeout(self, call: _Call, waited: float) -> StoreUnavailable:
+    def _queue_timeout(self, call: QueuedCall, waited: float) -> StoreUnavailable:
         """The error of a call that was not sent in time. WAITED: what the batch before it had waited for its reply."""
         budget = call.expires - call.submitted_at
         if self._failing or waited >= max(budget / 2, _MIN_WAIT):
@@ -238,7 +238,7 @@ class Batcher:
             return QueueTimeout("the deadline passed in the queue for Redis", deadline=True)
         return QueueTimeout(f"timed out after {self._timeout:g} s in the queue for Redis", deadline=False)
 
-    def _on_reply(self, batch: _InFlightBatch, reply: object) -> None:
+    def _on_reply(self, batch: InFlightBatch, reply: object) -> None:
         if isinstance(reply, list):
             self._complete(batch, reply)
         elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith(_NOT_EXECUTED):
@@ -255,7 +255,7 @@ class Batcher:
             error = StoreUnavailable(f"Redis rejected the charge script: {reply}")
             self._fail(batch, error, conclusive=_BY_SCRIPT not in str(reply))
 
-    def _complete(self, batch: _InFlightBatch, reply: list[int]) -> None:
+    def _complete(self, batch: InFlightBatch, reply: list[int]) -> None:
         calls, charges = batch.calls, batch.charges
         try:
             results = decode(charges, reply)
@@ -289,7 +289,7 @@ class Batcher:
 
     def _fail(
         self,
-        batch: _InFlightBatch,
+        batch: InFlightBatch,
         error: StoreUnavailable,
         cause: object = None,
         *,
@@ -303,7 +303,7 @@ class Batcher:
         _fail_calls(batch.calls, error)
         self._finish(batch)
 
-    def _finish(self, batch: _InFlightBatch) -> None:
+    def _finish(self, batch: InFlightBatch) -> None:
         if batch.timer is not None:
             batch.timer.cancel()
         self._waited = batch.waited
@@ -317,13 +317,13 @@ class Batcher:
         else:
             self._busy = False
 
-    def _retry(self, batch: _InFlightBatch, error: str) -> None:
+    def _retry(self, batch: InFlightBatch, error: str) -> None:
         batch.error = error
         if not error.startswith(("NOSCRIPT", "OOM")):
             batch.redirection = error if error.startswith("ASK") else ""
         batch.retry = self._loop.create_task(self._resend(batch, error))
 
-    async def _resend(self, batch: _InFlightBatch, error: str) -> None:
+    async def _resend(self, batch: InFlightBatch, error: str) -> None:
         try:
             if error.startswith(("NOSCRIPT", "OOM")):  # to the same server
                 connection = self._route.connection() if not batch.redirection else None
@@ -341,7 +341,7 @@ class Batcher:
         encode = self._encoder.eval if error.startswith("NOSCRIPT") else self._encoder.evalsha
         self._send(batch, connection, encode(batch.encoded, room), room)
 
-    def _drop_failed(self, batch: _InFlightBatch) -> None:
+    def _drop_failed(self, batch: InFlightBatch) -> None:
         """Send nothing for calls that failed meanwhile: they were decided without the store."""
         calls = [call for call in batch.calls if not call.future.done()]
         if len(calls) < len(batch.calls):
@@ -350,11 +350,11 @@ class Batcher:
             batch.calls, batch.failed = calls, []
             batch.encoded = self._encode(calls)
 
-    def _schedule_tick(self, batch: _InFlightBatch) -> None:
+    def _schedule_tick(self, batch: InFlightBatch) -> None:
         due = monotonic() + self._tick_seconds
         batch.timer = self._loop.call_later(self._tick_seconds, self._tick, batch, due, _GRACE_ITERATIONS)
 
-    def _tick(self, batch: _InFlightBatch, due: float, grace_iterations: int) -> None:
+    def _tick(self, batch: InFlightBatch, due: float, grace_iterations: int) -> None:
         """Look at what waits while there is no reply to BATCH."""
         if batch is not self._in_flight:
             return
@@ -371,7 +371,7 @@ class Batcher:
         if not _is_large(batch):
             self.watcher.unanswered(self._route.node, batch.waited)
 
-    def _expire(self, batch: _InFlightBatch, now: float) -> None:
+    def _expire(self, batch: InFlightBatch, now: float) -> None:
         """Fail the calls whose time is over, in BATCH, which goes on, and in the queue."""
         sent = batch.connection is not None
         expired = False
@@ -388,12 +388,12 @@ class Batcher:
         if expired:
             self._observer.awaited(now - batch.started_at)
 
-    def _silent(self, batch: _InFlightBatch) -> str:
+    def _silent(self, batch: InFlightBatch) -> str:
         if batch.connection is not None:
             return f"Redis at {batch.connection.address} did not reply"
         return f"no charge could be sent to Redis ({batch.error or 'no connection could be made'})"
 
-    def _give_up(self, batch: _InFlightBatch) -> None:
+    def _give_up(self, batch: InFlightBatch) -> None:
         """Fail BATCH, which has waited for as long as a call may take."""
         reason = f"{self._silent(batch)} within {self._timeout:g} s"
         if batch.retry is not None:
@@ -413,7 +413,7 @@ class Batcher:
         silent = self._silent_since is not None and monotonic() - self._silent_since >= 2 * self._timeout
         return self._failing or silent
 
-    def _on_late_reply(self, batch: _InFlightBatch, reply: object) -> None:
+    def _on_late_reply(self, batch: InFlightBatch, reply: object) -> None:
         if isinstance(reply, list):
             self._silent_since = None  # it is slow, not away
             self._count_late(batch.calls)
@@ -437,7 +437,7 @@ class Batcher:
         if ends:
             self._observer.ended(len(ends))
 
-    def _count_late(self, calls: Sequence[_Call]) -> None:
+    def _count_late(self, calls: Sequence[QueuedCall]) -> None:
         """Count the charges of these calls, which were made, but decided without the store."""
         if calls and (counted := _counted(calls)):
             self._usage_observer.answered_late(counted)
@@ -454,17 +454,17 @@ def _ignore(future: asyncio.Future[list[ChargeResult]]) -> None:
         future.exception()
 
 
-def _counted(calls: Sequence[_Call]) -> list[Charge]:
+def _counted(calls: Sequence[QueuedCall]) -> list[Charge]:
     """The charges that the script counts."""
     return [charge for call in calls for charge in call.charges if charge.counted]
 
 
-def _is_large(batch: _InFlightBatch) -> bool:
+def _is_large(batch: InFlightBatch) -> bool:
     """Whether Redis may need long for BATCH although it is well."""
     return any(len(charge.buckets) > _LARGE for call in batch.calls for charge in call.charges)
 
 
-def _fail_calls(calls: Iterable[_Call], error: StoreUnavailable) -> None:
+def _fail_calls(calls: Iterable[QueuedCall], error: StoreUnavailable) -> None:
     for call in calls:
         if not call.future.done():
             call.future.set_exception(_copy(error))

@@ -15,12 +15,12 @@ from ratelimit_service.buckets.redis.connection import (
     Connection,
     Greeting,
     Login,
-    first_success,
     greet,
     no_greeting,
     open_connection,
     pack,
 )
+from ratelimit_service.buckets.redis.route import first_success
 from ratelimit_service.decision.ports import StoreUnavailable
 
 CONNECT_SECONDS: Final = 0.5

@@ -14,6 +14,7 @@ from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room_watch import RoomWatch
 from ratelimit_service.buckets.redis.script import Encoder, partition_tag
 from ratelimit_service.buckets.redis.store import split_by_size
+from ratelimit_service.buckets.redis.traced import open_batcher
 from ratelimit_service.buckets.redis.watch import Watch
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult
 from ratelimit_service.decision.policy import PARTITIONS
@@ -115,7 +116,7 @@ class ClusterBucketStore(Closing):
         batcher = self._batchers.get(partition)
         if batcher is None:
             route = self.cluster.route(partition)
-            batcher = self._batchers[partition] = Batcher(
+            batcher = self._batchers[partition] = open_batcher(
                 route, self._encoder, partition_tag(partition), self._timeout, self._observers
             )
             batcher.watcher = self._watcher

@@ -18,9 +18,10 @@ from ratelimit_service.buckets.breaker import SLOW, GuardedStore
 from ratelimit_service.buckets.redis import usage_store
 from ratelimit_service.buckets.redis.cluster import Cluster
 from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
-from ratelimit_service.buckets.redis.connection import Address, Login, StandaloneRoute
+from ratelimit_service.buckets.redis.connection import Address, Login
 from ratelimit_service.buckets.redis.observers import UNOBSERVED, Observers
 from ratelimit_service.buckets.redis.quota_store import RedisQuotaStore
+from ratelimit_service.buckets.redis.route import StandaloneRoute
 from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, Script, charge_scripts, partition_tag
 from ratelimit_service.buckets.redis.sentinel import SentinelRoute
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore

@@ -7,8 +7,8 @@ process's CPU instead of 33, and what was sent is known exactly, so nothing is e
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, cast
 
 import hiredis
 
@@ -54,8 +54,6 @@ class Login(NamedTuple):
     def __repr__(self) -> str:
         return f"Login(username={self.username!r}, password=..., database={self.database}, tls={self.tls is not None})"
 
-
-_T = TypeVar("_T")
 
 OnReply = Callable[[object], None]
 """Gets the reply as parsed by hiredis, perhaps a hiredis.ReplyError, or a ConnectionLost."""
@@ -222,69 +220,3 @@ async def greet(connection: Connection, greeting: Greeting) -> Connection:
         connection.close("the greeting was cancelled, or failed")
         raise
     return connection
-
-
-class SingleRoute:
-    """A route with one connection at a time."""
-
-    node = None
-    """There is one node for all charges, at whatever address."""
-
-    def __init__(self) -> None:
-        self.greeting: Greeting = no_greeting
-        self._connection: Connection | None = None
-
-    def connection(self) -> Connection | None:
-        """The open connection, if there is one now."""
-        connection = self._connection
-        return connection if connection is not None and connection.open else None
-
-    def connections(self) -> Sequence[Connection]:
-        """The open connection, if there is one now."""
-        connection = self.connection()
-        return () if connection is None else (connection,)
-
-    async def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close("the bucket store was closed")
-
-
-class StandaloneRoute(SingleRoute):
-    """The route to one server at a fixed address (behind which a DNS name or a proxy may change the server)."""
-
-    def __init__(self, address: Address, login: Login) -> None:
-        super().__init__()
-        self._address = address
-        self._login = login
-
-    async def recover(self, error: str) -> Connection:
-        """Connect if needed, and pause if the server was not ready."""
-        connection = self.connection()
-        if connection is not None and not error.startswith(("READONLY", "MASTERDOWN")):
-            await asyncio.sleep(RETRY_PAUSE)
-            if connection.open:
-                return connection
-        if connection is not None:
-            # It has become a replica: the address may belong to the new master by now.
-            connection.close(f"Redis at {connection.address} is no longer the master")
-        if error:
-            await asyncio.sleep(RETRY_PAUSE)
-        self._connection = await greet(await open_connection(self._address, self._login), self.greeting)
-        return self._connection
-
-
-async def first_success(attempts: Sequence[Awaitable[_T]], failure: str) -> _T:
-    """The result of the first attempt to succeed; the others are cancelled. Raises StoreUnavailable with all errors."""
-    tasks = [asyncio.ensure_future(attempt) for attempt in attempts]
-    errors = []
-    try:
-        for task in asyncio.as_completed(tasks):
-            try:
-                return await task
-            except StoreUnavailable as error:
-                errors.append(str(error))
-    finally:
-        for task in tasks:
-            task.cancel()
-    raise StoreUnavailable(f"{failure}: {'; '.join(errors)}")

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from ratelimit_service.buckets.levels import SeenQuota
 from ratelimit_service.decision.charge import Charge, ChargeResult
+from ratelimit_service.tracing.span import Spans
 
 
 class RoundTripObserver(Protocol):
@@ -145,6 +146,8 @@ class Observers(NamedTuple):
     usage: UsageObserver = Unobserved()
     levels: LevelObserver = Unobserved()
     reservations: ReservationObserver = NoReservations()
+    spans: Spans | None = None
+    """Where spans go of runs that have charges of traced calls. None: no call is traced."""
 
 
 UNOBSERVED = Observers()

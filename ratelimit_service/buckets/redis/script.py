@@ -15,9 +15,14 @@ from ratelimit_service.decision.charge import (
     ChargeResult,
     Counted,
     Extend,
+    Grant,
+    Granted,
+    HoldAction,
     HoldChange,
     LimitResult,
     Reserve,
+    Return,
+    Returned,
     Settle,
 )
 from ratelimit_service.decision.limit import MICRO, Concurrency, Mode, Quota, TokenBucket, Window
@@ -56,6 +61,7 @@ def charge_scripts(*, clock: str | None = None, state: str | None = None) -> tup
         state or part("state"),
         part("levels"),
         part("slots"),
+        part("grants"),
         part("usage"),
         part("charge"),
     )
@@ -101,6 +107,8 @@ _ONE_BUCKET = pack_number(1) + pack_number(0)  # and no request
 _NONE = pack_number(0)
 _NO_OVERDRAFT = pack_number(-1)
 _WITH_OVERDRAFT, _AFTERWARDS, _RESERVES, _SETTLES, _EXTENDS = 1024, 2048, 4096, 8192, 16384  # as in charge.lua
+_GRANTS = 32768
+_BEFORE = 2  # the reply to the return of a grant that was returned before
 _KINDS_END = 16  # above all kinds
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
 _SLOTS = 9  # the kind of a concurrency limit
@@ -109,7 +117,7 @@ _SLOTS = 9  # the kind of a concurrency limit
 class Encoded(NamedTuple):
     """The arguments of one run of the script, encoded for the wire, and their number.
 
-    `reserves`: whether one of its charges has to do with a reservation, or is made afterwards.
+    `reserves`: whether one of its charges has to do with a reservation or grant, or is made afterwards.
     """
 
     words: int
@@ -174,12 +182,14 @@ class Encoder:
                     size += 9
                     continue
             count = len(buckets)
+            reserved: tuple[int, ...] = ()
             encoded = [bucket.encoded or _encode_bucket(bucket) for bucket in buckets]
             wide = afterwards or bool(reservation) or any(each.overdraft for each in encoded)
             reserves = reserves or afterwards or bool(reservation)
             if reservation:
-                size += 5 + 7 * count
-                parts.append(pack_number(count + _flag_of(reservation, count)))
+                flag, terms, reserved = _holding_of(reservation, count)
+                size += 4 + len(terms) + 7 * count + len(reserved)
+                parts.append(pack_number(count + flag))
             elif wide:
                 size += 3 + 7 * count
                 parts.append(numbers[count + (_AFTERWARDS if afterwards else _WITH_OVERDRAFT)])
@@ -193,12 +203,9 @@ class Encoder:
             series_count, blocks = self._encode_counted(counted, costs, fields) if counted else (_NONE, ())
             parts += (numbers[index], series_count)
             if reservation:
-                key = _bulk(reservation_key(buckets[0].partition, reservation.name))
+                key = _bulk(_record_key(buckets[0].partition if buckets else 0, reservation))
                 index = keys.setdefault(key, len(keys) + 1)
-                hold_us = 0 if isinstance(reservation, Settle) else reservation.hold_us
-                parts += (numbers[index], pack_number(hold_us))
-            reserved = () if not reservation or isinstance(reservation, Reserve) else reservation.reserved
-            size += len(reserved)
+                parts += (numbers[index], *map(pack_number, terms))
             for position, ((key, limit, overdraft), cost) in enumerate(zip(encoded, costs, strict=True)):
                 index = keys.setdefault(key, len(keys) + 1)
                 parts += (numbers[index], numbers[cost] if 0 <= cost < _SMALL else pack_number(cost), limit)
@@ -244,7 +251,8 @@ class Encoder:
                 return which, ()
             own = range(len(costs)) if positions is None else positions
             numbers = (calls, cost, series.limits, len(own), *own)
-            blocks += (which, *map(pack_number, numbers))
+            blocks.append(which)
+            blocks += [_NUMBERS[number] if 0 <= number < _SMALL else pack_number(number) for number in numbers]
         return pack_number(-len(counted)), blocks
 
 
@@ -270,13 +278,40 @@ def _encode_bucket(bucket: Bucket) -> _EncodedBucket:
     return encoded
 
 
-def _flag_of(reservation: Reserve | Settle | Extend, count: int) -> int:
-    """What is added to the COUNT of its buckets. Raises ValueError if they are too many."""
+class _Holding(NamedTuple):
+    """What a charge is sent for what it does to a reservation or grant.
+
+    `flag` is added to the number of its buckets, `terms` follow the index of the key, and `reserved` are in the blocks
+    of the buckets.
+    """
+
+    flag: int
+    terms: tuple[int, ...]
+    reserved: tuple[int, ...]
+
+
+def _holding_of(action: HoldAction, count: int) -> _Holding:
+    """That of a charge with COUNT buckets. Raises ValueError if they are too many."""
     if count > MAX_RESERVED:
         raise ValueError(f"a reservation has {count} buckets, more than {MAX_RESERVED}")
-    if isinstance(reservation, Reserve):
-        return _RESERVES
-    return _SETTLES if isinstance(reservation, Settle) else _EXTENDS
+    match action:
+        case Reserve(_, hold_us):
+            return _Holding(_RESERVES, (hold_us,), ())
+        case Settle(_, reserved):
+            return _Holding(_SETTLES, (0,), reserved)
+        case Extend(_, reserved, hold_us):
+            return _Holding(_EXTENDS, (hold_us,), reserved)
+        case Grant(_, ttl_us, wants, share, call):
+            return _Holding(_GRANTS + _RESERVES, (ttl_us, wants, share, call), ())
+        case Return(_, unused):
+            return _Holding(_GRANTS + _SETTLES, (unused,), (0,) * count)
+
+
+def _record_key(partition: int, action: HoldAction) -> bytes:
+    """The key of what the store keeps of the reservation or grant."""
+    if isinstance(action, Grant | Return):
+        return grant_key(partition, action.name)
+    return reservation_key(partition, action.name)
 
 
 def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult]:
@@ -289,6 +324,10 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
         charged = outcome == 1
         end = at + 1 + 3 * len(buckets)
         if reservation:
+            if isinstance(reservation, Grant | Return):
+                result, at = _decode_grant(reservation, len(buckets), reply, at)
+                results.append(result)
+                continue
             hold = new(HoldChange, reply[end : end + 2])
         if reservation and not isinstance(reservation, Reserve) and (isinstance(reservation, Extend) or not outcome):
             charged, held_us = outcome > 0, outcome or GONE
@@ -304,6 +343,21 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
     if at != len(reply):
         raise ValueError(f"{len(reply)} numbers instead of {at}")
     return results
+
+
+def _decode_grant(reservation: Grant | Return, count: int, reply: Sequence[int], at: int) -> tuple[ChargeResult, int]:
+    """The result of what is at REPLY[at] on, of a charge of COUNT buckets, and where the next one is."""
+    start = at + 3 if isinstance(reservation, Grant) else at + 2 + count
+    end = start + 1 + 3 * count
+    limit_results = tuple(LimitResult(*reply[i : i + 3]) for i in range(start + 1, end, 3))
+    if isinstance(reservation, Return):
+        found, units = reply[at : at + 2]
+        returned = Returned(units, tuple(reply[at + 2 : start]), found == _BEFORE)
+        return ChargeResult(found > 0, limit_results, 0, 0 if found else GONE, returned), end
+    taken, units, left_us = reply[at:start]
+    if units and not reply[start]:  # a bucket had no room after all
+        taken, units, left_us = 0, 0, 0
+    return ChargeResult(units > 0, limit_results, hold=Granted(taken, units, left_us)), end
 
 
 def bucket_key(bucket: Bucket) -> bytes:
@@ -333,6 +387,11 @@ def request_key(partition: int, request: str) -> bytes:
 def reservation_key(partition: int, name: bytes) -> bytes:
     """The key of a reservation."""
     return b"{p%d}:h:%b" % (partition, name)
+
+
+def grant_key(partition: int, name: bytes) -> bytes:
+    """The key of a grant."""
+    return b"{p%d}:g:%b" % (partition, name)
 
 
 def _bulk(word: bytes) -> bytes:

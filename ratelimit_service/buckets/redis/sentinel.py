@@ -12,11 +12,10 @@ from ratelimit_service.buckets.redis.connection import (
     Address,
     Connection,
     Login,
-    SingleRoute,
-    first_success,
     greet,
     open_connection,
 )
+from ratelimit_service.buckets.redis.route import SingleRoute, first_success
 from ratelimit_service.decision.ports import StoreUnavailable
 
 PATIENCE: Final = 0.03

@@ -7,12 +7,13 @@ from typing import Protocol
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.health import Watcher
 from ratelimit_service.buckets.outcomes import outcomes_of, results_of
-from ratelimit_service.buckets.redis.batcher import MAX_SIZE, Batcher, Route
+from ratelimit_service.buckets.redis.batcher import MAX_SIZE, Route
 from ratelimit_service.buckets.redis.connection import Connection, Greeting
 from ratelimit_service.buckets.redis.loss_watch import LossWatch
 from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room_watch import RoomWatch
 from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder
+from ratelimit_service.buckets.redis.traced import open_batcher
 from ratelimit_service.buckets.redis.watch import Watch
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult
 
@@ -43,7 +44,7 @@ class RedisBucketStore(Closing):
 
     def __init__(self, route: ClosableRoute, encoder: Encoder, timeout: float, observers: Observers) -> None:
         self._route = route
-        self._batcher = Batcher(route, encoder, ONE_TAG, timeout, observers)
+        self._batcher = open_batcher(route, encoder, ONE_TAG, timeout, observers)
         self._observers = observers
         self._watches: list[Watch] = []
 

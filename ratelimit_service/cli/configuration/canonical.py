@@ -11,7 +11,6 @@ from ratelimit_service.api.key_admin.manage_plan import draft_from_proto, draft_
 from ratelimit_service.api.key_admin.manage_rules import rules_from_proto, rules_to_proto
 from ratelimit_service.bounded_yaml import Node
 from ratelimit_service.cli.configuration.item import Item, Kind, SetFor
-from ratelimit_service.cli.message_nodes import fill
 from ratelimit_service.decision.api_key import new_key_id
 from ratelimit_service.decision.descriptors.rules import check_size
 from ratelimit_service.decision.limit import Level
@@ -22,6 +21,7 @@ from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.plans import check_draft as check_plan
 from ratelimit_service.management.plans import check_limit_name
 from ratelimit_service.management.text import check_description
+from ratelimit_service.message_nodes import fill
 
 _TARGETS = ("key_id", "subject")
 _OF_THE_SERVER = {

@@ -11,8 +11,8 @@ from ratelimit_service.cli.configuration.canonical import item_of
 from ratelimit_service.cli.configuration.item import Item, Kind
 from ratelimit_service.cli.errors import CommandError, Exit
 from ratelimit_service.cli.message_file import file_name, read_text
-from ratelimit_service.cli.message_nodes import did_you_mean, line_of
 from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.message_nodes import did_you_mean, line_of
 
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 _MAX_BYTES: Final = 32 * 1024 * 1024

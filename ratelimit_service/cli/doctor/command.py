@@ -19,6 +19,7 @@ from ratelimit_service.cli.doctor.settings import (
     check_planes,
     check_ports,
     check_tls,
+    check_tracing,
     check_transport,
     check_variables,
     check_webhook,
@@ -88,6 +89,6 @@ def run_checks(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield from check_decision_database(settings)
     for check in (
         *(check_redis, check_transport, check_tls, check_descriptors),
-        *(check_ports, check_server, check_open_ports, check_console, check_webhook),
+        *(check_ports, check_server, check_open_ports, check_console, check_webhook, check_tracing),
     ):
         yield from check(settings)

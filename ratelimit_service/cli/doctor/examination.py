@@ -92,6 +92,7 @@ def findings_of(server: Examined, now: datetime) -> Iterator[Finding]:
     yield from _clocks(server)
     yield from _modes(server)
     yield from _ages(server)
+    yield from _webhook(server)
     yield from _memory(server)
     yield _schema(server)
     yield from _certificates(server, now)
@@ -181,8 +182,11 @@ def _ahead(seconds: float) -> str:
 def _modes(server: Examined) -> Iterator[Finding]:
     """Each way in which workers are degraded, and whether limits refuse."""
     for mode, reason in server.facts.degraded.items():
-        known = _MODES.get(mode, _Mode(Severity.WARNING, "docs/reliability.md of its version says what to do"))
-        yield Finding(mode, known.severity, f"{reason}: {known.remedy}")
+        known = _MODES.get(mode, _Mode(Severity.WARNING, "docs/runbook.md of its version says what to do"))
+        remedy = known.remedy
+        if mode == "feed" and "postgres" in server.facts.silent:
+            remedy = "a key that was revoked may still be accepted, until Postgres answers again"
+        yield Finding(mode, known.severity, f"{reason}: {remedy}")
     for reason in server.facts.reasons:
         yield Finding.warning("enforcement", f"{reason}; `ratelimit-service enforcement on` has limits refuse again")
 
@@ -203,6 +207,16 @@ def _ages(server: Examined) -> Iterator[Finding]:
         )
     else:
         yield Finding.ok("usage", f"counted up to {lag:.0f} s ago")
+
+
+def _webhook(server: Examined) -> Iterator[Finding]:
+    """What waits for it; nothing if there is none, or another process leads."""
+    if waiting := server.metrics.get("ratelimit_alert_deliveries_pending"):
+        yield Finding.warning(
+            "webhook",
+            f"messages about alerts that wait for it, since it does not accept them: {waiting:.0f}. The log of this "
+            "server has its answers, and `ratelimit-service alerts test` sends one more",
+        )
 
 
 def _memory(server: Examined) -> Iterator[Finding]:

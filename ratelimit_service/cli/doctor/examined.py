@@ -54,7 +54,7 @@ class CertificateFile:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a server answers at `/status`: docs/planes.md has the fields."""
+    """What a server answers at `/status`: docs/doctor.md has the fields."""
 
     version: str
     plane: str

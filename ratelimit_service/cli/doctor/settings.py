@@ -17,6 +17,7 @@ from ratelimit_service.server.operations_ports import console_obstacle
 from ratelimit_service.server.port import PortLock
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings, renamed_variables
+from ratelimit_service.tracing.export import SpanExport
 from ratelimit_service.transport.file_descriptors import MAX_CONNECTIONS, max_connections
 from ratelimit_service.webhook.open import open_webhook
 
@@ -136,6 +137,8 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
     yield Finding.ok("port", f"{settings.listen} is free")
     if settings.admin_listen:
         yield _check_port("admin port", settings.admin_listen, "RATELIMIT_ADMIN_LISTEN")
+    if settings.http_listen:
+        yield _check_port("http port", settings.http_listen, "RATELIMIT_HTTP_LISTEN")
     if settings.operations_listen:
         yield _check_port("operations port", settings.operations_listen, "RATELIMIT_OPERATIONS_LISTEN")
     if settings.console_listen:
@@ -178,3 +181,15 @@ def check_webhook(settings: Settings) -> Iterator[Finding]:
         yield Finding.error("webhook", str(error))
     else:
         yield Finding.ok("webhook", "alerts are sent; `ratelimit-service alerts test` tries it")
+
+
+def check_tracing(settings: Settings) -> Iterator[Finding]:
+    """Whether spans can be sent, as far as this machine says; the server's metrics count those that arrive."""
+    if not settings.otlp_endpoint:
+        return
+    try:
+        SpanExport(settings.otlp_endpoint)
+    except StartupError as error:
+        yield Finding.error("tracing", str(error))
+    else:
+        yield Finding.ok("tracing", f"spans are sent to {settings.otlp_endpoint}")

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TypeAlias
 
 from ratelimit_service.api.authentication import Admission
+from ratelimit_service.api.failure_log import FailureLog
 from ratelimit_service.api.fallback import Fallback, no_fallback
 from ratelimit_service.api.messages import MAX_MESSAGE
 from ratelimit_service.api.overload.control import OVERLOADED, OverloadControl
@@ -43,6 +44,8 @@ class Method:
     fallback: Fallback = no_fallback
     heavy_from: int = MAX_MESSAGE + 1
     """Bytes of a message from which on calls take turns; by default none do."""
+    failures: FailureLog = field(default_factory=FailureLog)
+    """Logs calls that fail, but for those refused under overload: `OverloadControl` logs when that begins."""
 
 
 Handle: TypeAlias = Callable[[Scope, Receive, Send, Generation, float], Awaitable[None]]

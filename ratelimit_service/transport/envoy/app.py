@@ -2,17 +2,22 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
 
 import structlog
 
 from ratelimit_service.api.authentication import Admission
+from ratelimit_service.api.envoy_ext_authz.described import describe_authorization
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rls.described import describe_request
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import not_served
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
 from ratelimit_service.api.overload.heavy import HEAVY_BYTES
-from ratelimit_service.api.rate_limit.reader import read_extension, read_settlement
-from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.api.rate_limit.described import describe_check, describe_checks
+from ratelimit_service.api.rate_limit.reader import read_extension, read_grant, read_settlement
+from ratelimit_service.api.rate_limit.service import DecideGroup, RateLimitService
+from ratelimit_service.api.recording import Describe, Recorder, nothing_described
 from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.admission import Bounds, Count, Method
 from ratelimit_service.transport.envoy.drain import Drain
@@ -22,46 +27,76 @@ from ratelimit_service.transport.envoy.paths import (
     BATCH,
     CHECK,
     EXTEND,
+    GRANT,
     SETTLE,
     SHOULD_RATE_LIMIT,
     STREAM,
 )
+from ratelimit_service.transport.envoy.recorded import recorded_unary
 from ratelimit_service.transport.envoy.responses import send_error
 from ratelimit_service.transport.envoy.stream import stream
-from ratelimit_service.transport.envoy.unary import unary
+from ratelimit_service.transport.envoy.unary import Call, unary
+
+Request = TypeVar("Request")
 
 
-def envoy_methods(
+def envoy_methods(  # noqa: PLR0913  what they are made of
     rate_limits: EnvoyRateLimitService,
     authorization: EnvoyAuthorizationService,
     admission: Admission,
     count: Count,
     bounds: Bounds,
+    *,
+    recorder: Recorder | None = None,
 ) -> dict[str, App]:
-    """The methods of Envoy's own protocols, by path."""
+    """The methods of Envoy's own protocols, by path. RECORDER records sampled calls; None: no call is sampled."""
     denied = bounds.overload.fallback(rate_limits.fallback, OVER_LIMIT)
     unavailable = bounds.overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE)
     rls = Method(SHOULD_RATE_LIMIT, admission, count, bounds, denied, HEAVY_BYTES)
     ext_authz = Method(AUTHORIZE, admission, count, bounds, unavailable)
     return {
-        SHOULD_RATE_LIMIT: unary(rls, rate_limits.read, rate_limits.should_rate_limit),
-        AUTHORIZE: unary(ext_authz, authorization.read, authorization.check),
+        SHOULD_RATE_LIMIT: _unary(rls, rate_limits.read, rate_limits.should_rate_limit, describe_request, recorder),
+        AUTHORIZE: _unary(ext_authz, authorization.read, authorization.check, describe_authorization, recorder),
     }
 
 
-def decision_methods(
-    service: RateLimitService, admission: Admission, count: Count, drain: Drain, bounds: Bounds
+def decision_methods(  # noqa: PLR0913  what they are made of
+    service: RateLimitService,
+    admission: Admission,
+    count: Count,
+    drain: Drain,
+    bounds: Bounds,
+    *,
+    recorder: Recorder | None = None,
 ) -> dict[str, App]:
-    """The methods of RateLimitService, by path."""
+    """The methods of RateLimitService, by path. RECORDER records sampled calls; None: no call is sampled."""
     read = service.reader
+    check, settle, extend = (Method(path, admission, count, bounds) for path in (CHECK, SETTLE, EXTEND))
     batch = Method(BATCH, admission, count, bounds, heavy_from=HEAVY_BYTES)
+    grant = Method(GRANT, admission, count, bounds, heavy_from=HEAVY_BYTES)
+    decide: DecideGroup = service.decide_group
+    if recorder is not None:
+        decide = recorder.groups(STREAM, decide, describe_checks)
     return {
-        CHECK: unary(Method(CHECK, admission, count, bounds), read.check, service.check_limit),
-        BATCH: unary(batch, read.batch, service.batch_check_limit),
-        SETTLE: unary(Method(SETTLE, admission, count, bounds), read_settlement, service.settle_limit),
-        EXTEND: unary(Method(EXTEND, admission, count, bounds), read_extension, service.extend_hold),
-        STREAM: stream(Method(STREAM, admission, count, bounds), service, drain),
+        CHECK: _unary(check, read.check, service.check_limit, describe_check, recorder),
+        BATCH: _unary(batch, read.batch, service.batch_check_limit, describe_checks, recorder),
+        SETTLE: _unary(settle, read_settlement, service.settle_limit, nothing_described, recorder),
+        EXTEND: _unary(extend, read_extension, service.extend_hold, nothing_described, recorder),
+        GRANT: _unary(grant, read_grant, service.grant, nothing_described, recorder),
+        STREAM: stream(Method(STREAM, admission, count, bounds), service, decide, drain),
     }
+
+
+def _unary(
+    method: Method,
+    read: Callable[[bytes], Request],
+    call: Call[Request],
+    describe: Describe,
+    recorder: Recorder | None,
+) -> App:
+    if recorder is None:
+        return unary(method, read, call)
+    return recorded_unary(method, read, call, describe, recorder)
 
 
 OpenMethods = Callable[[], AbstractAsyncContextManager[Mapping[str, App]]]

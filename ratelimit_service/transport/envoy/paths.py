@@ -7,11 +7,12 @@ BATCH: Final = "/ratelimit.v1.RateLimitService/BatchCheckLimit"
 STREAM: Final = "/ratelimit.v1.RateLimitService/StreamCheckLimit"
 SETTLE: Final = "/ratelimit.v1.RateLimitService/SettleLimit"
 EXTEND: Final = "/ratelimit.v1.RateLimitService/ExtendHold"
+GRANT: Final = "/ratelimit.v1.RateLimitService/Grant"
 
 SHOULD_RATE_LIMIT: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 AUTHORIZE: Final = "/envoy.service.auth.v3.Authorization/Check"
 
-PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, SETTLE, EXTEND, BATCH, STREAM)
+PATHS: Final = (CHECK, SHOULD_RATE_LIMIT, AUTHORIZE, SETTLE, EXTEND, BATCH, GRANT, STREAM)
 """In the order in which Envoy matches them: first those that carry one decision each."""
 
 ENVOY_PATHS: Final = (SHOULD_RATE_LIMIT, AUTHORIZE)

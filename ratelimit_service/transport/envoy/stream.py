@@ -11,8 +11,8 @@ from ratelimit_service.api.authentication import UNDECIDED
 from ratelimit_service.api.messages import check_stream_headers
 from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
-from ratelimit_service.api.rate_limit.service import RateLimitService
-from ratelimit_service.errors import Unavailable, release
+from ratelimit_service.api.rate_limit.service import DecideGroup, RateLimitService
+from ratelimit_service.errors import ServiceError, Unavailable, release
 from ratelimit_service.transport.envoy.admission import Method
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import (
@@ -37,13 +37,13 @@ GROUPS_AT_ONCE: Final = 1
 """Groups of checks, each of up to MAX_BATCH, that are decided at a time for the streams of one connection."""
 
 
-def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
-    """An application that has SERVICE decide the checks of a stream, those that arrived together at once.
+def stream(method: Method, service: RateLimitService, decide: DecideGroup, drain: Drain) -> App:
+    """An application that has DECIDE decide the checks of a stream of SERVICE, those that arrived together at once.
 
     One group at a time, in order: meanwhile the next one accumulates in Envoy, also while the caller does not read its
     responses, until Envoy stops reading from the caller.
     """
-    read, decide = service.reader.stream, service.decide_group
+    read = service.reader.stream
     admission = method.admission
     turns = Turns()
     streams = service.streams
@@ -86,6 +86,8 @@ def stream(method: Method, service: RateLimitService, drain: Drain) -> App:
             method.bounds.overload.check_open(Share("", scope.get("client")))
             await respond(scope, receive, responses)
         except Exception as error:  # noqa: BLE001 the last place that can respond
+            if isinstance(error, ServiceError):
+                method.failures.report(error, method.name)
             code = await responses.fail(error, method.name)
             release(error)
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from ratelimit_service.api.authentication import ANONYMOUS, Caller, share_of
 from ratelimit_service.api.messages import missing_message
@@ -30,11 +30,14 @@ from ratelimit_service.transport.envoy.unfinished import MAX_BARE, GivenUp
 
 Request = TypeVar("Request")
 
+Call: TypeAlias = Callable[[Request, Caller, float | None], Awaitable[Serializable]]
+"""Answers a request of a caller who waits until the deadline, a monotonic time in seconds; None: for any time."""
+
 
 def unary(  # noqa: C901 most calls take no branch, and a function of its own for each would cost them all
     method: Method,
     read: Callable[[bytes], Request],
-    call: Callable[[Request, Caller, float | None], Awaitable[Serializable]],
+    call: Call[Request],
 ) -> App:
     """An application that passes the request that READ finds in the message to CALL, and sends what that returns."""
     name, admission, count = method.name, method.admission, method.count
@@ -94,7 +97,12 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
 async def _respond_to(error: Exception, send: Send, method: Method) -> Code:
     """Respond with ERROR, or with what METHOD has in place of it. Returns the code that the caller receives."""
     message = method.fallback(error) if isinstance(error, ServiceError) else None
-    code = await (send_error(send, error, method.name) if message is None else send_response(send, frame(message)))
+    if message is not None:
+        code = await send_response(send, frame(message))
+    else:
+        if isinstance(error, ServiceError):
+            method.failures.report(error, method.name)
+        code = await send_error(send, error, method.name)
     release(error)
     return code
 

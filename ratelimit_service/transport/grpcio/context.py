@@ -24,7 +24,7 @@ def direct(gateways: Collection[str]) -> Present:
 
     def present(context: Context) -> Presented:
         certificate = _certificate(context, gateways) if gateways else ""
-        return Presented(_joined(context, "authorization"), context.peer(), certificate)
+        return Presented(joined(context, "authorization"), context.peer(), certificate)
 
     return present
 
@@ -36,8 +36,8 @@ def proxied(gateways: Collection[str]) -> Present:
     """
 
     def present(context: Context) -> Presented:
-        certificate = _text(_joined(context, CERTIFICATE_HEADER)) if gateways else ""
-        return Presented(_joined(context, "authorization"), _text(_joined(context, PEER_HEADER)), certificate)
+        certificate = _text(joined(context, CERTIFICATE_HEADER)) if gateways else ""
+        return Presented(joined(context, "authorization"), _text(joined(context, PEER_HEADER)), certificate)
 
     return present
 
@@ -60,7 +60,7 @@ def size_of_headers(context: Context) -> int:
     return sum(len(key) + len(value) for key, value in context.invocation_metadata() or ())
 
 
-def _joined(context: Context, name: str) -> str | bytes | None:
+def joined(context: Context, name: str) -> str | bytes | None:
     """The value of the header NAME, None if there is none; of several, all joined by commas, as by Envoy."""
     values = [value for key, value in context.invocation_metadata() or () if key == name]
     if len(values) <= 1:

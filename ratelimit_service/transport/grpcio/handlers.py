@@ -9,7 +9,7 @@ from ratelimit_service.api.authentication import UNDECIDED, Admission, Caller, s
 from ratelimit_service.api.messages import MAX_MESSAGE, check_stream_headers, message_too_large, missing_message
 from ratelimit_service.api.overload.heavy import HEAVY_BYTES, HeavyCalls
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
-from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.api.rate_limit.service import DecideGroup, RateLimitService
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.transport.grpcio.context import Context, deadline_of, size_of_headers
 from ratelimit_service.transport.grpcio.interceptors import Call, Handler
@@ -48,14 +48,14 @@ def unary(
     return handle
 
 
-def stream(service: RateLimitService, admission: Admission) -> Handler:
-    """A handler that has SERVICE decide the checks of a stream, those that arrived meanwhile together, in order.
+def stream(service: RateLimitService, decide: DecideGroup, admission: Admission) -> Handler:
+    """A handler that has DECIDE decide the checks of a stream of SERVICE, those that arrived meanwhile together.
 
     Writing waits while the caller does not read, and so do the decisions; what the stream holds meanwhile is bounded by
     MAX_WAITING_BYTES and a message. ADMISSION, by which the stream was admitted, also ends it, even then, when its
     caller's token is revoked.
     """
-    read, decide = service.reader.stream, service.decide_group
+    read = service.reader.stream
     streams = service.streams
 
     async def messages(context: Context) -> AsyncIterator[bytes]:

@@ -13,28 +13,32 @@ import grpc
 import structlog
 
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Caller, Presented
+from ratelimit_service.api.failure_log import FailureLog
 from ratelimit_service.api.fallback import Fallback
 from ratelimit_service.api.overload.control import OVERLOADED, OverloadControl
 from ratelimit_service.api.overload.fair_queue import Generation
 from ratelimit_service.api.status import NO_RETRY_KEY, clip, to_metadata, to_service_error
 from ratelimit_service.errors import Code, ServiceError, release
 from ratelimit_service.metrics import CallCounts
+from ratelimit_service.tracing.call import SampledCall
 from ratelimit_service.transport.grpcio.context import Context, Present, deadline_of
 
 
 class Call:
     """One call: its full method name (`/ratelimit.v1.KeyAdminService/ManageKey`), its context and its caller.
 
-    `presented` is what it presents of its caller, known once it was authenticated.
+    `presented` is what it presents of its caller, known once it was authenticated. `sampled` is what is recorded of it,
+    None for nearly all calls.
     """
 
-    __slots__ = ("caller", "context", "method", "presented")
+    __slots__ = ("caller", "context", "method", "presented", "sampled")
 
     def __init__(self, method: str, context: Context) -> None:
         self.method = method
         self.context = context
         self.caller = ANONYMOUS
         self.presented = Presented()
+        self.sampled: SampledCall | None = None
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[bytes]]
@@ -42,9 +46,6 @@ Handler: TypeAlias = Callable[[Call], Awaitable[bytes]]
 
 STATUS_CODES: Final = {code: next(status for status in grpc.StatusCode if status.value[0] == code) for code in Code}
 """The library's name for each of our codes."""
-
-_SERVER_ERRORS: Final = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.DEADLINE_EXCEEDED})
-"""The codes of the server's failures, as opposed to a caller's mistakes."""
 
 _OVERLOADED_METADATA: Final[tuple[tuple[str, str | bytes], ...]] = (*to_metadata(OVERLOADED), (NO_RETRY_KEY, "-1"))
 
@@ -213,33 +214,14 @@ def log_calls(handler: Handler, now: Callable[[], float] = monotonic) -> Handler
 
 
 def log_failures(handler: Handler, now: Callable[[], float] = monotonic) -> Handler:
-    """Log at most one line a second for each kind of error: for methods called thousands of times a second.
-
-    A line has the number of calls that failed so since the last one. A caller's own mistakes are not logged.
-    """
-    unreported: dict[str, int] = {}
-    reported_at: dict[str, float] = {}
-
-    def report(error: ServiceError, method: str) -> None:
-        reason = error.reason
-        unreported[reason] = unreported.get(reason, 0) + 1
-        if now() - reported_at.get(reason, -1.0) >= 1.0:
-            _log.warning(
-                "calls failed",
-                method=method,
-                code=error.code.name,
-                reason=reason,
-                calls=unreported.pop(reason),
-                last=error.message,
-            )
-            reported_at[reason] = now()
+    """Log failures of HANDLER, which handles one method: few of them, however often it is called."""
+    failures = FailureLog(now)
 
     async def handle(call: Call) -> bytes:
         try:
             return await handler(call)
         except ServiceError as error:
-            if error.code in _SERVER_ERRORS:
-                report(error, call.method)
+            failures.report(error, call.method)
             raise
 
     return handle

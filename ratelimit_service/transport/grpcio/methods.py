@@ -15,7 +15,9 @@ from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2, sim
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
 from ratelimit_service.api.authentication import Admission, Authenticator, Caller, Role
+from ratelimit_service.api.envoy_ext_authz.described import describe_authorization
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rls.described import describe_request
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
 from ratelimit_service.api.key_admin.requests import reader
@@ -32,8 +34,10 @@ from ratelimit_service.api.messages import (
 )
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABLE
-from ratelimit_service.api.rate_limit.reader import read_extension, read_settlement
-from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.api.rate_limit.described import describe_check, describe_checks
+from ratelimit_service.api.rate_limit.reader import read_extension, read_grant, read_settlement
+from ratelimit_service.api.rate_limit.service import DecideGroup, RateLimitService
+from ratelimit_service.api.recording import Describe, Recorder, nothing_described
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.metrics import CallCounts
 from ratelimit_service.transport.grpcio.context import Context, Present
@@ -51,6 +55,7 @@ from ratelimit_service.transport.grpcio.interceptors import (
     replace_errors,
 )
 from ratelimit_service.transport.grpcio.open_streams import HealthService, ReflectionService
+from ratelimit_service.transport.grpcio.recorded import note_callers, record, sample
 from ratelimit_service.transport.grpcio.unfinished import Unfinished
 
 RATE_LIMIT_SERVICE: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
@@ -73,8 +78,18 @@ _Bound: TypeAlias = tuple[Callable[[str, Handler], Any], Handler]
 class DecisionInterceptor(Protocol):
     """Puts all interceptors around the handler of a method that decides."""
 
-    def __call__(self, handler: Handler, fallback: Fallback = no_fallback, *, stream: bool = False) -> Handler:
-        """HANDLER, perhaps of a STREAM, with its interceptors, and with FALLBACK in place of errors."""
+    def __call__(
+        self,
+        handler: Handler,
+        describe: Describe = nothing_described,
+        fallback: Fallback = no_fallback,
+        *,
+        stream: bool = False,
+    ) -> Handler:
+        """HANDLER, perhaps of a STREAM, with its interceptors, and with FALLBACK in place of errors.
+
+        DESCRIBE is what is recorded of responses. A stream is not sampled.
+        """
         ...
 
 
@@ -91,37 +106,63 @@ class Methods(grpc.GenericRpcHandler):
 
 
 def decision_interceptor(
-    admission: Admission, counts: CallCounts, present: Present, overload: OverloadControl
+    admission: Admission,
+    counts: CallCounts,
+    present: Present,
+    overload: OverloadControl,
+    recorder: Recorder | None = None,
 ) -> DecisionInterceptor:
-    """All interceptors of methods that decide, for callers that ADMISSION admits by what PRESENT finds."""
+    """All interceptors of methods that decide, for callers that ADMISSION admits by what PRESENT finds.
 
-    def intercept(handler: Handler, fallback: Fallback = no_fallback, *, stream: bool = False) -> Handler:
+    RECORDER records sampled calls; None: no call is sampled.
+    """
+
+    def intercept(
+        handler: Handler,
+        describe: Describe = nothing_described,
+        fallback: Fallback = no_fallback,
+        *,
+        stream: bool = False,
+    ) -> Handler:
         begin = open_stream if stream else admit
-        admitted = begin(authenticate(handler, admission, present), admission, present, overload)
-        replaced = replace_errors(admitted, fallback)
-        return convert_errors(log_failures(count_calls(replaced, counts)))
+
+        def counted(handler: Handler) -> Handler:
+            admitted = begin(authenticate(handler, admission, present), admission, present, overload)
+            return count_calls(replace_errors(admitted, fallback), counts)
+
+        if recorder is None or stream:
+            return convert_errors(log_failures(counted(handler)))
+        recorded = record(counted(note_callers(handler, recorder)), describe, recorder)
+        return sample(convert_errors(log_failures(recorded)), recorder, present)
 
     return intercept
 
 
-def decision_methods(
+def decision_methods(  # noqa: PLR0913  what they are made of
     service: RateLimitService,
     admission: Admission,
     intercept: DecisionInterceptor,
     unfinished: Unfinished,
     overload: OverloadControl,
+    *,
+    recorder: Recorder | None = None,
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
-    """The methods of RateLimitService."""
+    """The methods of RateLimitService. RECORDER records groups of checks on streams; None: none is sampled."""
     read = service.reader
     batch = unary(read.batch, service.batch_check_limit, unfinished, heavy=overload.heavy)
+    grant = unary(read_grant, service.grant, unfinished, heavy=overload.heavy)
+    decide: DecideGroup = service.decide_group
+    if recorder is not None:
+        decide = recorder.groups(f"/{RATE_LIMIT_SERVICE}/StreamCheckLimit", decide, describe_checks)
     return _bound(
         RATE_LIMIT_SERVICE,
         {
-            "CheckLimit": (_single, intercept(unary(read.check, service.check_limit, unfinished))),
-            "BatchCheckLimit": (_single, intercept(batch)),
+            "CheckLimit": (_single, intercept(unary(read.check, service.check_limit, unfinished), describe_check)),
+            "BatchCheckLimit": (_single, intercept(batch, describe_checks)),
             "SettleLimit": (_single, intercept(unary(read_settlement, service.settle_limit, unfinished))),
             "ExtendHold": (_single, intercept(unary(read_extension, service.extend_hold, unfinished))),
-            "StreamCheckLimit": (_streamed, intercept(stream(service, admission), stream=True)),
+            "Grant": (_single, intercept(grant)),
+            "StreamCheckLimit": (_streamed, intercept(stream(service, decide, admission), stream=True)),
         },
     )
 
@@ -136,10 +177,12 @@ def envoy_methods(
     """The methods of Envoy's own protocols."""
     should_rate_limit = intercept(
         unary(rate_limits.read, rate_limits.should_rate_limit, unfinished, heavy=overload.heavy),
+        describe_request,
         overload.fallback(rate_limits.fallback, OVER_LIMIT),
     )
     check = intercept(
         unary(authorization.read, authorization.check, unfinished),
+        describe_authorization,
         overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE),
     )
     return _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
@@ -147,14 +190,20 @@ def envoy_methods(
     )
 
 
-def admin_methods(
-    service: KeyAdminService, authenticator: Authenticator, counts: CallCounts, present: Present, unfinished: Unfinished
+def admin_methods(  # noqa: PLR0913  what they are made of
+    service: KeyAdminService,
+    authenticator: Authenticator,
+    counts: CallCounts,
+    present: Present,
+    unfinished: Unfinished,
+    *,
+    recorder: Recorder | None = None,
 ) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
     """The methods of KeyAdminService.
 
     A caller whose role can do nothing here is refused before its message is read, and only admins may send a large one.
     The others are served a few at a time.
-    The methods check themselves which role an action needs.
+    The methods check themselves which role an action needs. RECORDER records sampled calls; None: no call is sampled.
     """
     admission = Admission(authenticator, role=Role.VIEWER)
 
@@ -181,7 +230,14 @@ def admin_methods(
         async def handler(each: Call) -> bytes:
             return await (of_admins if each.caller.role is Role.ADMIN else of_others)(each)
 
-        return _single, convert_errors(log_calls(count_calls(authenticate(handler, admission, present), counts)))
+        return _single, intercept(handler)
+
+    def intercept(handler: Handler) -> Handler:
+        if recorder is None:
+            return convert_errors(log_calls(count_calls(authenticate(handler, admission, present), counts)))
+        admitted = authenticate(note_callers(handler, recorder), admission, present)
+        recorded = record(count_calls(admitted, counts), nothing_described, recorder)
+        return sample(convert_errors(log_calls(recorded)), recorder, present)
 
     return _bound(
         KEY_ADMIN_SERVICE,

@@ -16,6 +16,7 @@ from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.messages import ON_ADMIN_PORT, ON_CONTROL_PLANE, ON_DECISION_PLANE
 from ratelimit_service.api.overload.control import OverloadControl
 from ratelimit_service.api.rate_limit.service import RateLimitService
+from ratelimit_service.api.recording import Recorder
 from ratelimit_service.errors import StartupError
 from ratelimit_service.metrics import Counts
 from ratelimit_service.settings import Settings
@@ -71,7 +72,11 @@ _KEEPALIVE_TIMEOUT_MS: Final = 20_000
 """How long a peer may take to answer a PING. Without an answer the connection is closed."""
 
 _MAX_GRACE: Final = 1.0
-"""Seconds for which a draining server waits for its clients to disconnect."""
+"""Seconds for which a draining server waits for clients to disconnect that it cannot ask to."""
+
+_MAX_PATIENCE: Final = 5.0
+"""The same for clients that were sent GOAWAY. One that has not read it yet, on a machine with too much to do, goes on
+to begin calls; the library would refuse them."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -107,6 +112,11 @@ class Decisions(Protocol):
     @property
     def counts(self) -> Counts:
         """Counts calls."""
+        ...
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Records sampled calls; None: no call is sampled."""
         ...
 
     @property
@@ -177,13 +187,14 @@ class GrpcServer:
         admission = decision_admission(
             planes.authenticator, protect=settings.checks_protected, certificates=bool(settings.gateways)
         )
-        intercept = decision_interceptor(admission, calls, present, planes.overload)
+        recorder = planes.recorder
+        intercept = decision_interceptor(admission, calls, present, planes.overload, recorder)
         decisions = decision_methods(
-            planes.rate_limit, admission, intercept, unfinished, planes.overload
+            planes.rate_limit, admission, intercept, unfinished, planes.overload, recorder=recorder
         ) | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished, planes.overload)
         admin: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
         if key_admin is not None:
-            admin = admin_methods(key_admin, planes.authenticator, calls, present, unfinished)
+            admin = admin_methods(key_admin, planes.authenticator, calls, present, unfinished, recorder=recorder)
         self._ports = _ports(settings, decisions, admin)
         self._health = Health(planes.probes, {service for port in self._ports for service in port.services})
         self._notify: Notify = send_goaway
@@ -204,15 +215,17 @@ class GrpcServer:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 a bound for the calls, not for this method
         """Stop: report it to health watchers, close connections gracefully, and give calls at most TIMEOUT seconds.
 
-        Calls that come before their client has disconnected are served, for at most a second and half of TIMEOUT.
+        Calls that come before their client has disconnected are served, for half of TIMEOUT at most, and for no longer
+        than a second or, of clients that were sent GOAWAY, five.
         """
         await self._health.drain()
         if all(port.server is None for port in self._ports):
             return
         began = monotonic()
         numbers = [port.number for port in self._ports if port.server is not None and port.number]
-        grace = min(timeout / 2, _MAX_GRACE)
-        left = await asyncio.gather(*(close_gracefully(number, grace, self._notify) for number in numbers))
+        grace, patience = min(timeout / 2, _MAX_GRACE), min(timeout / 2, _MAX_PATIENCE)
+        closing = (close_gracefully(number, self._notify, grace=grace, patience=patience) for number in numbers)
+        left = await asyncio.gather(*closing)
         await self._stop(max(timeout - (monotonic() - began), 0))
         _log.info("drained", seconds=round(monotonic() - began, 3), connections_left=sum(left))
 

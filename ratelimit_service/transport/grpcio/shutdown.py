@@ -37,7 +37,7 @@ _PACE_SECONDS = 0.01
 _QUIET_SECONDS = 0.25
 
 Notify = Callable[[socket.socket], bool]
-"""Asks the peer of a connection to close it. False if that must be tried again."""
+"""Asks the peer of a connection to close it. False if it was not asked."""
 
 
 def send_goaway(connection: socket.socket) -> bool:
@@ -52,35 +52,37 @@ def send_goaway(connection: socket.socket) -> bool:
 
 def send_nothing(_connection: socket.socket) -> bool:
     """Leave it to the peer, which may watch our health."""
-    return True
+    return False
 
 
-async def close_gracefully(port: int, seconds: float, notify: Notify) -> int:
-    """NOTIFY each connection to our PORT, new ones too, until no more are opened or SECONDS have passed.
+async def close_gracefully(port: int, notify: Notify, *, grace: float, patience: float) -> int:
+    """NOTIFY each connection to our PORT, new ones too, until no more are opened. Returns how many are left.
 
-    Returns how many are left. A client that was sent GOAWAY reconnects at once, and while the port is shared the kernel
-    may give it to us again: only when no client connects any more is it safe to stop.
+    A client that was sent GOAWAY reconnects at once, and while the port is shared the kernel may give it to us again:
+    only when no client connects any more is it safe to stop. Connections whose client was not notified are waited for
+    GRACE seconds. One that was and is still open has a client that has not read that yet, and may begin a call until
+    it does, or one with a stream: it is waited for PATIENCE seconds.
     """
     notified: set[int] = set()
-    end = quiet_since = monotonic()
-    end += seconds
+    began = quiet_since = monotonic()
     while True:
         left = _round(port, notified, notify)
         now = monotonic()
         if left:
             quiet_since = now
-        if now >= end or now - quiet_since >= _QUIET_SECONDS:
-            return left
+        if now - began >= (patience if left & notified else grace) or now - quiet_since >= _QUIET_SECONDS:
+            return len(left)
         await asyncio.sleep(_PACE_SECONDS)
 
 
-def _round(port: int, notified: set[int], notify: Notify) -> int:
+def _round(port: int, notified: set[int], notify: Notify) -> set[int]:
+    """The inodes of the connections that are open; those whose client has been notified are added to NOTIFIED."""
     connections = _connections(port)
     for inode, connection in connections.items():
         with connection:
             if inode not in notified and notify(connection):
                 notified.add(inode)
-    return len(connections)
+    return set(connections)
 
 
 def _connections(port: int) -> dict[int, socket.socket]:

@@ -20,6 +20,7 @@ from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.wire import submessages
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedCheck
+from ratelimit_service.decision.grants import Grants
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.outcome import Decision
@@ -46,7 +47,8 @@ class World:
         keys = KeyResolver(self.cache, PEPPERS)
         ids = ReservationIds([b"secret"])
         self.engine = DecisionEngine(keys, buckets, buckets, UsageTally(self.clock), ids)
-        self.service = RateLimitService(self.engine, Settlements(keys, buckets, ids), self.clock, cached_requests=100)
+        settlements, grants = Settlements(keys, buckets, ids), Grants(keys, buckets, self.clock)
+        self.service = RateLimitService(self.engine, settlements, grants, self.clock, cached_requests=100)
         self.reader = self.service.reader
         self.api_key = ApiKey.generate("live")
         self.source.records[self.api_key.key_id] = record(self.api_key, *limits, **fields)

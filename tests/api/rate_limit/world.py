@@ -11,6 +11,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.engine import DecisionEngine
+from ratelimit_service.decision.grants import Grants
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import Limit
 from ratelimit_service.decision.policy_cache import PolicyCache
@@ -30,7 +31,8 @@ class World:
         keys = KeyResolver(cache, PEPPERS)
         ids = ReservationIds([b"secret"])
         self.engine = DecisionEngine(keys, self.buckets, self.buckets, UsageTally(clock), ids)
-        self.service = RateLimitService(self.engine, Settlements(keys, self.buckets, ids), clock, cached_requests=100)
+        settlements, grants = Settlements(keys, self.buckets, ids), Grants(keys, self.buckets, clock)
+        self.service = RateLimitService(self.engine, settlements, grants, clock, cached_requests=100)
 
     async def check(self, caller: Caller = ANONYMOUS, **fields: object) -> CheckLimitResponse:
         data = CheckLimitRequest(**fields).SerializeToString()

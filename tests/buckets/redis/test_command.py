@@ -4,7 +4,8 @@ import pytest
 
 from faults.proxy import FaultProxy
 from ratelimit_service.buckets.redis.command import LOST_PAUSE, execute
-from ratelimit_service.buckets.redis.connection import Address, Login, StandaloneRoute
+from ratelimit_service.buckets.redis.connection import Address, Login
+from ratelimit_service.buckets.redis.route import StandaloneRoute
 from ratelimit_service.decision.ports import StoreUnavailable
 
 NOBODY = 1

@@ -7,7 +7,7 @@ import pytest
 
 from buckets.clocked import ClockedStore
 from buckets.redis.usage import MINUTE_US, UsageReader
-from ratelimit_service.decision.charge import Bucket, Charge, Counted, Reserve, Settle
+from ratelimit_service.decision.charge import REPORTED, Bucket, Charge, Counted, Reserve, Return, Settle
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.usage import Counts, Series, parse_field
 
@@ -88,6 +88,23 @@ def test_reservations_count_what_they_cost(store: ClockedStore, usage: UsageRead
     store.charge([settle(b"second", 9), settle(b"none", 9)], NOW_US)
     assert usage.open() == {series.field: Counts(2, 17, 1, limits=((1, 0),), clamped=5, reserved=2, settled=2)}
     assert store.charge([Charge((bucket,), (0,))], NOW_US)[0].limit_results[0].remaining == -2 * MICRO
+
+
+def test_what_holders_of_grants_report(store: ClockedStore, usage: UsageReader) -> None:
+    """Is counted once for each grant, also for one that the store does not know, beside the calls of the same run."""
+    bucket, series, other = _new_bucket(100), _of_key("burst"), _of_key("burst", resource="other")
+
+    def returned(name: bytes, *reported: tuple[Series, tuple[int, ...]]) -> Charge:
+        counted = tuple(Counted(each, 0, REPORTED, counts) for each, counts in reported)
+        return Charge((bucket,), (0,), counted=counted, reservation=Return(name, 0))
+
+    first = returned(b"1", (series, (7, 14, 2, 0, 0, 2, 0)), (other, (0, 0, 3, 0, 0)))
+    store.charge([first, _call(series, 5, bucket), returned(b"2", (series, (1, 1, 0, 0, 0))), first], NOW_US)
+    store.charge([first], NOW_US)
+    assert usage.open() == {
+        series.field: Counts(9, 20, 2, limits=((2, 0),)),
+        other.field: Counts(0, 0, 3, limits=((0, 0),)),
+    }
 
 
 def test_minute_is_frozen_when_the_next_is_counted(store: ClockedStore, usage: UsageReader) -> None:

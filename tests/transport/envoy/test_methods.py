@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from api.tokens import Source
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Authenticator, Caller
 from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.wire import Encoded
-from ratelimit_service.errors import Code
+from ratelimit_service.errors import Code, InvalidArgument, ServiceError, Unavailable
 from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.transport.envoy.admission import Bounds, Method
 from ratelimit_service.transport.envoy.drain import Drain
@@ -62,7 +63,7 @@ class Exchange:
 
         reader = SimpleNamespace(stream=lambda messages: (messages, None))
         service = SimpleNamespace(reader=reader, decide_group=call, streams=OpenStreams())
-        return await self.run(stream(self.method, service, Drain()))  # type: ignore[arg-type]
+        return await self.run(stream(self.method, service, service.decide_group, Drain()))  # type: ignore[arg-type]
 
     async def _call(self, request: bytes, caller: Caller, _deadline: float | None) -> Encoded:
         assert caller is ANONYMOUS
@@ -145,3 +146,23 @@ async def test_a_caller_that_is_gone_is_counted_as_cancelled() -> None:
     exchange = Exchange(frame(b"one"))
     exchange._send = fail  # type: ignore[method-assign]
     assert await exchange.unary() is Code.CANCELLED
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_calls_that_fail_are_logged(streamed: bool) -> None:
+    """A failure of the server has a line with its method, reason and message; a mistake of the caller has none."""
+
+    async def logged(error: ServiceError) -> list[tuple[str, str, str]]:
+        async def fail(_request: bytes, _caller: Caller, _deadline: float | None) -> Encoded:
+            raise error
+
+        exchange = Exchange(frame(b"one"))
+        exchange._call = fail  # type: ignore[method-assign]
+        with capture_logs() as lines:
+            assert await (exchange.stream() if streamed else exchange.unary()) is error.code
+        return [(line["method"], line["reason"], line["last"]) for line in lines if line["event"] == "calls failed"]
+
+    assert await logged(Unavailable("Redis is away", reason="BUCKET_STORE_UNAVAILABLE")) == [
+        ("/a/B", "BUCKET_STORE_UNAVAILABLE", "Redis is away")
+    ]
+    assert await logged(InvalidArgument.of("cost", "is 7")) == []

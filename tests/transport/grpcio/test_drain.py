@@ -14,7 +14,7 @@ import pytest
 
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks_pb2
 from ratelimit_service.settings import Settings
-from ratelimit_service.transport.grpcio.shutdown import close_gracefully, send_goaway
+from ratelimit_service.transport.grpcio.shutdown import Notify, close_gracefully, send_goaway, send_nothing
 from transport.grpcio.conftest import FREE, MakeSettings
 from transport.grpcio.running import CHECKS, open_server
 
@@ -177,7 +177,7 @@ async def test_goaway_is_sent_to_connections_of_the_port_only() -> None:
     clients = [await asyncio.open_connection("127.0.0.1", port) for port in ports]
     for reader, _ in clients:
         await reader.readexactly(len(GREETING))
-    left = await close_gracefully(ports[0], 0.1, send_goaway)
+    left = await close_gracefully(ports[0], send_goaway, grace=0.1, patience=0.1)
     received = []
     for reader, writer in clients:
         writer.write_eof()
@@ -189,14 +189,14 @@ async def test_goaway_is_sent_to_connections_of_the_port_only() -> None:
         await server.wait_closed()
     assert left == 1
     assert received == [bytes.fromhex("000008 07 00 00000000 7fffffff 00000000"), b""]
-    assert await close_gracefully(ports[0], 0.1, send_goaway) == 0
+    assert await close_gracefully(ports[0], send_goaway, grace=0.1, patience=0.1) == 0
 
 
 async def test_a_client_that_reconnects_gets_goaway_again() -> None:
     """A client that connects when no other is left gets GOAWAY too, and the wait for others begins anew."""
     server = await asyncio.start_server(_greet, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    drain = asyncio.create_task(close_gracefully(port, 5, send_goaway))
+    drain = asyncio.create_task(close_gracefully(port, send_goaway, grace=5, patience=5))
     for _ in range(3):
         await asyncio.sleep(0.02)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -206,6 +206,23 @@ async def test_a_client_that_reconnects_gets_goaway_again() -> None:
         writer.close()
         await writer.wait_closed()
     assert await asyncio.wait_for(drain, 2) == 0
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize(("notify", "waited"), [(send_goaway, True), (send_nothing, False)])
+async def test_a_client_that_was_sent_goaway_is_waited_for(notify: Notify, waited: bool) -> None:
+    """It may not have read that yet, and goes on to begin calls; one that nothing was sent to gets the grace alone."""
+    server = await asyncio.start_server(_greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await reader.readexactly(len(GREETING))
+    drain = asyncio.create_task(close_gracefully(port, notify, grace=0.1, patience=10))
+    await asyncio.sleep(0.5)
+    assert drain.done() is not waited
+    writer.close()
+    await writer.wait_closed()
+    assert await asyncio.wait_for(drain, 5) == (0 if waited else 1)
     server.close()
     await server.wait_closed()
 
@@ -221,7 +238,7 @@ async def test_goaway_is_not_sent_before_the_first_frame() -> None:
     port = server.sockets[0].getsockname()[1]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await asyncio.sleep(0.05)
-    left = await close_gracefully(port, 0.1, send_goaway)
+    left = await close_gracefully(port, send_goaway, grace=0.1, patience=5)
     writer.write_eof()
     received = await reader.read()
     writer.close()

@@ -145,7 +145,9 @@ async def test_stream_responses_are_in_order_with_few_round_trips() -> None:
     world = World()
     request = StreamCheckLimitRequest(check=CheckLimitRequest(api_key=str(world.add(burst(500)))))
     context = Context([request.SerializeToString()] * 600)
-    await stream(world.service, Admission(Authenticator(KnownTokens(Source()))))(Call("/a/B", context))
+    await stream(world.service, world.service.decide_group, Admission(Authenticator(KnownTokens(Source()))))(
+        Call("/a/B", context)
+    )
     results = [StreamCheckLimitResponse.FromString(response).result for response in context.responses]
     assert [result.decision.allowed for result in results] == [True] * 500 + [False] * 100
     assert world.buckets.round_trips <= 20

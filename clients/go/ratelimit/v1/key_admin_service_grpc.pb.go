@@ -38,9 +38,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-// list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
-// a second.
+// Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for what only
+// reads (get, list, list_all, ExplainLimit, ListAuditEvents, QueryUsage, SimulatePlan, ListAlerts), role admin for the
+// rest. Changes are in force on every server within a second.
 type KeyAdminServiceClient interface {
 	// Performs one action on a key. The result mirrors the action.
 	ManageKey(ctx context.Context, in *ManageKeyRequest, opts ...grpc.CallOption) (*ManageKeyResponse, error)
@@ -188,9 +188,9 @@ func (c *keyAdminServiceClient) ManageEnforcement(ctx context.Context, in *Manag
 // All implementations must embed UnimplementedKeyAdminServiceServer
 // for forward compatibility.
 //
-// Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-// list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
-// a second.
+// Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for what only
+// reads (get, list, list_all, ExplainLimit, ListAuditEvents, QueryUsage, SimulatePlan, ListAlerts), role admin for the
+// rest. Changes are in force on every server within a second.
 type KeyAdminServiceServer interface {
 	// Performs one action on a key. The result mirrors the action.
 	ManageKey(context.Context, *ManageKeyRequest) (*ManageKeyResponse, error)

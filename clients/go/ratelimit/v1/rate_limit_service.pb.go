@@ -104,7 +104,7 @@ const (
 	CheckLimitResponse_KEY_EXPIRED CheckLimitResponse_Reason = 7
 	// Allowed by the plan's `on_store_failure`, because the bucket store was unavailable.
 	CheckLimitResponse_DEGRADED_ALLOWED CheckLimitResponse_Reason = 8
-	// Denied by the plan's `on_store_failure`, because the bucket store was unavailable.
+	// Denied, undecided: the bucket store was unavailable (`on_store_failure`) or full, or the key was not read in time.
 	CheckLimitResponse_DEGRADED_DENIED CheckLimitResponse_Reason = 9
 )
 
@@ -173,7 +173,7 @@ const (
 	CheckLimitResponse_STORE CheckLimitResponse_Source = 1
 	// The key's policy alone: no bucket was needed.
 	CheckLimitResponse_POLICY CheckLimitResponse_Source = 2
-	// This server alone, because the bucket store was unavailable.
+	// This server alone: the bucket store was unavailable or full, or what is needed was not read in time.
 	CheckLimitResponse_DEGRADED CheckLimitResponse_Source = 3
 	// The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied.
 	CheckLimitResponse_UNENFORCED CheckLimitResponse_Source = 4
@@ -222,6 +222,80 @@ func (x CheckLimitResponse_Source) Number() protoreflect.EnumNumber {
 // Deprecated: Use CheckLimitResponse_Source.Descriptor instead.
 func (CheckLimitResponse_Source) EnumDescriptor() ([]byte, []int) {
 	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{1, 1}
+}
+
+// Why no units are granted for such calls, so that each has to be checked by itself (CheckLimit).
+type GrantResponse_PerCall int32
+
+const (
+	// They are: calls may be decided by grants.
+	GrantResponse_PER_CALL_UNSPECIFIED GrantResponse_PerCall = 0
+	// A limit with an `overdraft` applies, which decides by what calls cost in the end.
+	GrantResponse_OVERDRAFT GrantResponse_PerCall = 1
+	// A limit on calls at once applies, which has to know of each call.
+	GrantResponse_CALLS_AT_ONCE GrantResponse_PerCall = 2
+	// A token bucket applies that holds no more than it gains in 50 milliseconds: a grant would be over before it arrives.
+	GrantResponse_REFILLS_TOO_FAST GrantResponse_PerCall = 3
+	// The window of a quota, the key, or an override ends within 10 milliseconds.
+	GrantResponse_ENDS_TOO_SOON GrantResponse_PerCall = 4
+	// No limit refuses calls now: see Enforcement. What is spent has to be seen by the limits all the same.
+	GrantResponse_UNENFORCED GrantResponse_PerCall = 5
+	// The bucket store is unavailable, did not reply in time, or has no memory left for grants: CheckLimit decides by the plan's
+	// `on_store_failure`. The grant may have been made all the same: return all of it, by its id, with the next request.
+	GrantResponse_STORE_UNAVAILABLE GrantResponse_PerCall = 6
+	// This server has granted to the key 1,000 times within this second.
+	GrantResponse_TOO_MANY_GRANTS GrantResponse_PerCall = 7
+)
+
+// Enum value maps for GrantResponse_PerCall.
+var (
+	GrantResponse_PerCall_name = map[int32]string{
+		0: "PER_CALL_UNSPECIFIED",
+		1: "OVERDRAFT",
+		2: "CALLS_AT_ONCE",
+		3: "REFILLS_TOO_FAST",
+		4: "ENDS_TOO_SOON",
+		5: "UNENFORCED",
+		6: "STORE_UNAVAILABLE",
+		7: "TOO_MANY_GRANTS",
+	}
+	GrantResponse_PerCall_value = map[string]int32{
+		"PER_CALL_UNSPECIFIED": 0,
+		"OVERDRAFT":            1,
+		"CALLS_AT_ONCE":        2,
+		"REFILLS_TOO_FAST":     3,
+		"ENDS_TOO_SOON":        4,
+		"UNENFORCED":           5,
+		"STORE_UNAVAILABLE":    6,
+		"TOO_MANY_GRANTS":      7,
+	}
+)
+
+func (x GrantResponse_PerCall) Enum() *GrantResponse_PerCall {
+	p := new(GrantResponse_PerCall)
+	*p = x
+	return p
+}
+
+func (x GrantResponse_PerCall) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GrantResponse_PerCall) Descriptor() protoreflect.EnumDescriptor {
+	return file_ratelimit_v1_rate_limit_service_proto_enumTypes[3].Descriptor()
+}
+
+func (GrantResponse_PerCall) Type() protoreflect.EnumType {
+	return &file_ratelimit_v1_rate_limit_service_proto_enumTypes[3]
+}
+
+func (x GrantResponse_PerCall) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GrantResponse_PerCall.Descriptor instead.
+func (GrantResponse_PerCall) EnumDescriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // One call to decide.
@@ -1077,6 +1151,406 @@ func (x *StreamCheckLimitResponse) GetResult() *CheckResult {
 	return nil
 }
 
+// Units to be granted, and grants to be returned. All are of one key.
+type GrantRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the grant: 32 lower-case hexadecimal digits, 16 random bytes, made by the caller anew for each grant. An id is used
+	// once: repeated while its grant lasts it is that grant, and afterwards, once it was returned, or with another `resource`,
+	// `cost` or `wants`, it gets nothing. Required unless `wants` is 0.
+	GrantId string `protobuf:"bytes,1,opt,name=grant_id,proto3" json:"grant_id,omitempty"`
+	// The key that the calls are made with. Required.
+	//
+	// Types that are valid to be assigned to Credential:
+	//
+	//	*GrantRequest_ApiKey
+	//	*GrantRequest_KeyId
+	Credential isGrantRequest_Credential `protobuf_oneof:"credential"`
+	// The resource that is called, as in CheckLimitRequest. The grant is good for all that `resource_prefix` of the response covers.
+	Resource string `protobuf:"bytes,4,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Tokens that one unit takes from every limit: 1 to 9,007,199,254. Absent means 1. Limits that count CALLS give one token for
+	// a unit, so a unit is one call.
+	Cost *uint64 `protobuf:"varint,5,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
+	// Units wanted: 1 to 1,000,000, what is expected to be spent within half of a grant's `ttl`. 0 asks for none and only returns.
+	Wants uint32 `protobuf:"varint,6,opt,name=wants,proto3" json:"wants,omitempty"`
+	// Grants of this key that have ended, or are given up with this request: nothing may be spent of them from the moment when it
+	// is sent. At most 64. They are returned in this order, before anything is granted.
+	Returns       []*GrantReturn `protobuf:"bytes,7,rep,name=returns,proto3" json:"returns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantRequest) Reset() {
+	*x = GrantRequest{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantRequest) ProtoMessage() {}
+
+func (x *GrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
+func (*GrantRequest) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GrantRequest) GetGrantId() string {
+	if x != nil {
+		return x.GrantId
+	}
+	return ""
+}
+
+func (x *GrantRequest) GetCredential() isGrantRequest_Credential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *GrantRequest) GetApiKey() string {
+	if x != nil {
+		if x, ok := x.Credential.(*GrantRequest_ApiKey); ok {
+			return x.ApiKey
+		}
+	}
+	return ""
+}
+
+func (x *GrantRequest) GetKeyId() string {
+	if x != nil {
+		if x, ok := x.Credential.(*GrantRequest_KeyId); ok {
+			return x.KeyId
+		}
+	}
+	return ""
+}
+
+func (x *GrantRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *GrantRequest) GetCost() uint64 {
+	if x != nil && x.Cost != nil {
+		return *x.Cost
+	}
+	return 0
+}
+
+func (x *GrantRequest) GetWants() uint32 {
+	if x != nil {
+		return x.Wants
+	}
+	return 0
+}
+
+func (x *GrantRequest) GetReturns() []*GrantReturn {
+	if x != nil {
+		return x.Returns
+	}
+	return nil
+}
+
+type isGrantRequest_Credential interface {
+	isGrantRequest_Credential()
+}
+
+type GrantRequest_ApiKey struct {
+	// The secret API key as the caller presented it: `rlk_<env>_<id>_<secret>`.
+	ApiKey string `protobuf:"bytes,2,opt,name=api_key,proto3,oneof"`
+}
+
+type GrantRequest_KeyId struct {
+	// The key's public id, for callers that have verified the secret themselves.
+	KeyId string `protobuf:"bytes,3,opt,name=key_id,proto3,oneof"`
+}
+
+func (*GrantRequest_ApiKey) isGrantRequest_Credential() {}
+
+func (*GrantRequest_KeyId) isGrantRequest_Credential() {}
+
+// A grant that is returned, and what was spent of it.
+type GrantReturn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the grant. One that the store does not know, since it was never made or ended more than 5 seconds ago, returns
+	// nothing, and can be granted no more: a caller that got no response to a request returns all units by its id.
+	GrantId string `protobuf:"bytes,1,opt,name=grant_id,proto3" json:"grant_id,omitempty"`
+	// Units that were not spent. More than were granted means all of them. They are returned to the limits that they were taken
+	// from, but never more of them than has not drained since, and to a quota only as long as its window is the same.
+	Unused uint64 `protobuf:"varint,2,opt,name=unused,proto3" json:"unused,omitempty"`
+	// What was decided by the grant, and since the last one that was returned while there was none: this is what usage counts.
+	// It is counted once for each id, whatever became of the grant. At most 256 in one request.
+	Spent         []*GrantSpent `protobuf:"bytes,3,rep,name=spent,proto3" json:"spent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantReturn) Reset() {
+	*x = GrantReturn{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantReturn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantReturn) ProtoMessage() {}
+
+func (x *GrantReturn) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantReturn.ProtoReflect.Descriptor instead.
+func (*GrantReturn) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GrantReturn) GetGrantId() string {
+	if x != nil {
+		return x.GrantId
+	}
+	return ""
+}
+
+func (x *GrantReturn) GetUnused() uint64 {
+	if x != nil {
+		return x.Unused
+	}
+	return 0
+}
+
+func (x *GrantReturn) GetSpent() []*GrantSpent {
+	if x != nil {
+		return x.Spent
+	}
+	return nil
+}
+
+// Calls of one resource that a caller has decided by itself.
+type GrantSpent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resource, as in CheckLimitRequest.
+	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Calls that were allowed: at most 4,294,967,295.
+	Allowed uint64 `protobuf:"varint,2,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// Calls that were denied: at most 4,294,967,295.
+	Denied uint64 `protobuf:"varint,3,opt,name=denied,proto3" json:"denied,omitempty"`
+	// Tokens that the allowed calls took: at most 9,007,199,254; 0 if none was allowed.
+	Cost uint64 `protobuf:"varint,4,opt,name=cost,proto3" json:"cost,omitempty"`
+	// The limit by which the denied calls were denied, as `limit` of a decision named it. Empty if it is not known: then they
+	// count as denied, but for no limit.
+	Limit         string `protobuf:"bytes,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantSpent) Reset() {
+	*x = GrantSpent{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantSpent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantSpent) ProtoMessage() {}
+
+func (x *GrantSpent) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantSpent.ProtoReflect.Descriptor instead.
+func (*GrantSpent) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GrantSpent) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *GrantSpent) GetAllowed() uint64 {
+	if x != nil {
+		return x.Allowed
+	}
+	return 0
+}
+
+func (x *GrantSpent) GetDenied() uint64 {
+	if x != nil {
+		return x.Denied
+	}
+	return 0
+}
+
+func (x *GrantSpent) GetCost() uint64 {
+	if x != nil {
+		return x.Cost
+	}
+	return 0
+}
+
+func (x *GrantSpent) GetLimit() string {
+	if x != nil {
+		return x.Limit
+	}
+	return ""
+}
+
+// What was granted.
+type GrantResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The `grant_id` of the request.
+	GrantId string `protobuf:"bytes,1,opt,name=grant_id,proto3" json:"grant_id,omitempty"`
+	// Units granted: `wants` at most, and a quarter of what the tightest limit has left at most, but one at least if it has one. 0:
+	// none, see `decision` and `per_call`.
+	Granted uint32 `protobuf:"varint,2,opt,name=granted,proto3" json:"granted,omitempty"`
+	// How long the units may be spent, counted from before the request was sent: 10 milliseconds to 1 second, and never longer than a fifth
+	// of the time in which a token bucket fills, the window of a quota, the key, or an override lasts. Absent if none are granted.
+	Ttl *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// When to ask again, if none are granted. Absent if units are granted, or if it may be asked again at once, with another id.
+	AskAgainAfter *durationpb.Duration `protobuf:"bytes,4,opt,name=ask_again_after,proto3" json:"ask_again_after,omitempty"`
+	// Why such calls have to be checked one by one until `ask_again_after` is over. Zero: they have not.
+	PerCall GrantResponse_PerCall `protobuf:"varint,5,opt,name=per_call,proto3,enum=ratelimit.v1.GrantResponse_PerCall" json:"per_call,omitempty"`
+	// The decision on one unit, as CheckLimit returns it: `allowed` if units are granted, and `limits` are those that the grant
+	// covers, after it. If none are, the reason, and `retry_after` until one fits. Absent where nothing was decided: `wants` was 0,
+	// the id was used before, or `per_call` says why.
+	Decision *CheckLimitResponse `protobuf:"bytes,6,opt,name=decision,proto3" json:"decision,omitempty"`
+	// All resources that begin with this have the same limits as `resource`, so the grant is good for all of them; empty for every
+	// resource. Absent: for `resource` alone. Set only with units.
+	ResourcePrefix *string `protobuf:"bytes,7,opt,name=resource_prefix,proto3,oneof" json:"resource_prefix,omitempty"`
+	// Whether the returns were made. If not, since the bucket store is unavailable, send them again with the next request.
+	ReturnsMade   bool `protobuf:"varint,8,opt,name=returns_made,proto3" json:"returns_made,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantResponse) Reset() {
+	*x = GrantResponse{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantResponse) ProtoMessage() {}
+
+func (x *GrantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantResponse.ProtoReflect.Descriptor instead.
+func (*GrantResponse) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GrantResponse) GetGrantId() string {
+	if x != nil {
+		return x.GrantId
+	}
+	return ""
+}
+
+func (x *GrantResponse) GetGranted() uint32 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *GrantResponse) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *GrantResponse) GetAskAgainAfter() *durationpb.Duration {
+	if x != nil {
+		return x.AskAgainAfter
+	}
+	return nil
+}
+
+func (x *GrantResponse) GetPerCall() GrantResponse_PerCall {
+	if x != nil {
+		return x.PerCall
+	}
+	return GrantResponse_PER_CALL_UNSPECIFIED
+}
+
+func (x *GrantResponse) GetDecision() *CheckLimitResponse {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
+func (x *GrantResponse) GetResourcePrefix() string {
+	if x != nil && x.ResourcePrefix != nil {
+		return *x.ResourcePrefix
+	}
+	return ""
+}
+
+func (x *GrantResponse) GetReturnsMade() bool {
+	if x != nil {
+		return x.ReturnsMade
+	}
+	return false
+}
+
 var File_ratelimit_v1_rate_limit_service_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
@@ -1164,7 +1638,49 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x17StreamCheckLimitRequest\x125\n" +
 	"\x05check\x18\x01 \x01(\v2\x1f.ratelimit.v1.CheckLimitRequestR\x05check\"M\n" +
 	"\x18StreamCheckLimitResponse\x121\n" +
-	"\x06result\x18\x01 \x01(\v2\x19.ratelimit.v1.CheckResultR\x06result2\xcf\x03\n" +
+	"\x06result\x18\x01 \x01(\v2\x19.ratelimit.v1.CheckResultR\x06result\"\xf7\x01\n" +
+	"\fGrantRequest\x12\x1a\n" +
+	"\bgrant_id\x18\x01 \x01(\tR\bgrant_id\x12\x1a\n" +
+	"\aapi_key\x18\x02 \x01(\tH\x00R\aapi_key\x12\x18\n" +
+	"\x06key_id\x18\x03 \x01(\tH\x00R\x06key_id\x12\x1a\n" +
+	"\bresource\x18\x04 \x01(\tR\bresource\x12\x17\n" +
+	"\x04cost\x18\x05 \x01(\x04H\x01R\x04cost\x88\x01\x01\x12\x14\n" +
+	"\x05wants\x18\x06 \x01(\rR\x05wants\x123\n" +
+	"\areturns\x18\a \x03(\v2\x19.ratelimit.v1.GrantReturnR\areturnsB\f\n" +
+	"\n" +
+	"credentialB\a\n" +
+	"\x05_cost\"q\n" +
+	"\vGrantReturn\x12\x1a\n" +
+	"\bgrant_id\x18\x01 \x01(\tR\bgrant_id\x12\x16\n" +
+	"\x06unused\x18\x02 \x01(\x04R\x06unused\x12.\n" +
+	"\x05spent\x18\x03 \x03(\v2\x18.ratelimit.v1.GrantSpentR\x05spent\"\x84\x01\n" +
+	"\n" +
+	"GrantSpent\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x18\n" +
+	"\aallowed\x18\x02 \x01(\x04R\aallowed\x12\x16\n" +
+	"\x06denied\x18\x03 \x01(\x04R\x06denied\x12\x12\n" +
+	"\x04cost\x18\x04 \x01(\x04R\x04cost\x12\x14\n" +
+	"\x05limit\x18\x05 \x01(\tR\x05limit\"\xca\x04\n" +
+	"\rGrantResponse\x12\x1a\n" +
+	"\bgrant_id\x18\x01 \x01(\tR\bgrant_id\x12\x18\n" +
+	"\agranted\x18\x02 \x01(\rR\agranted\x12+\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12C\n" +
+	"\x0fask_again_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0fask_again_after\x12?\n" +
+	"\bper_call\x18\x05 \x01(\x0e2#.ratelimit.v1.GrantResponse.PerCallR\bper_call\x12<\n" +
+	"\bdecision\x18\x06 \x01(\v2 .ratelimit.v1.CheckLimitResponseR\bdecision\x12-\n" +
+	"\x0fresource_prefix\x18\a \x01(\tH\x00R\x0fresource_prefix\x88\x01\x01\x12\"\n" +
+	"\freturns_made\x18\b \x01(\bR\freturns_made\"\xaa\x01\n" +
+	"\aPerCall\x12\x18\n" +
+	"\x14PER_CALL_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tOVERDRAFT\x10\x01\x12\x11\n" +
+	"\rCALLS_AT_ONCE\x10\x02\x12\x14\n" +
+	"\x10REFILLS_TOO_FAST\x10\x03\x12\x11\n" +
+	"\rENDS_TOO_SOON\x10\x04\x12\x0e\n" +
+	"\n" +
+	"UNENFORCED\x10\x05\x12\x15\n" +
+	"\x11STORE_UNAVAILABLE\x10\x06\x12\x13\n" +
+	"\x0fTOO_MANY_GRANTS\x10\aB\x12\n" +
+	"\x10_resource_prefix2\x91\x04\n" +
 	"\x10RateLimitService\x12O\n" +
 	"\n" +
 	"CheckLimit\x12\x1f.ratelimit.v1.CheckLimitRequest\x1a .ratelimit.v1.CheckLimitResponse\x12^\n" +
@@ -1172,7 +1688,8 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x10StreamCheckLimit\x12%.ratelimit.v1.StreamCheckLimitRequest\x1a&.ratelimit.v1.StreamCheckLimitResponse(\x010\x01\x12R\n" +
 	"\vSettleLimit\x12 .ratelimit.v1.SettleLimitRequest\x1a!.ratelimit.v1.SettleLimitResponse\x12O\n" +
 	"\n" +
-	"ExtendHold\x12\x1f.ratelimit.v1.ExtendHoldRequest\x1a .ratelimit.v1.ExtendHoldResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"ExtendHold\x12\x1f.ratelimit.v1.ExtendHoldRequest\x1a .ratelimit.v1.ExtendHoldResponse\x12@\n" +
+	"\x05Grant\x12\x1a.ratelimit.v1.GrantRequest\x1a\x1b.ratelimit.v1.GrantResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_rate_limit_service_proto_rawDescOnce sync.Once
@@ -1186,60 +1703,73 @@ func file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP() []byte {
 	return file_ratelimit_v1_rate_limit_service_proto_rawDescData
 }
 
-var file_ratelimit_v1_rate_limit_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ratelimit_v1_rate_limit_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_ratelimit_v1_rate_limit_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_ratelimit_v1_rate_limit_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_ratelimit_v1_rate_limit_service_proto_goTypes = []any{
 	(CheckLimitRequest_Charge)(0),    // 0: ratelimit.v1.CheckLimitRequest.Charge
 	(CheckLimitResponse_Reason)(0),   // 1: ratelimit.v1.CheckLimitResponse.Reason
 	(CheckLimitResponse_Source)(0),   // 2: ratelimit.v1.CheckLimitResponse.Source
-	(*CheckLimitRequest)(nil),        // 3: ratelimit.v1.CheckLimitRequest
-	(*CheckLimitResponse)(nil),       // 4: ratelimit.v1.CheckLimitResponse
-	(*SettleLimitRequest)(nil),       // 5: ratelimit.v1.SettleLimitRequest
-	(*SettleLimitResponse)(nil),      // 6: ratelimit.v1.SettleLimitResponse
-	(*ExtendHoldRequest)(nil),        // 7: ratelimit.v1.ExtendHoldRequest
-	(*ExtendHoldResponse)(nil),       // 8: ratelimit.v1.ExtendHoldResponse
-	(*BatchCheckLimitRequest)(nil),   // 9: ratelimit.v1.BatchCheckLimitRequest
-	(*BatchCheckLimitResponse)(nil),  // 10: ratelimit.v1.BatchCheckLimitResponse
-	(*CheckResult)(nil),              // 11: ratelimit.v1.CheckResult
-	(*CheckError)(nil),               // 12: ratelimit.v1.CheckError
-	(*StreamCheckLimitRequest)(nil),  // 13: ratelimit.v1.StreamCheckLimitRequest
-	(*StreamCheckLimitResponse)(nil), // 14: ratelimit.v1.StreamCheckLimitResponse
-	(*durationpb.Duration)(nil),      // 15: google.protobuf.Duration
-	(*LimitResult)(nil),              // 16: ratelimit.v1.LimitResult
-	(ErrorReason)(0),                 // 17: ratelimit.v1.ErrorReason
+	(GrantResponse_PerCall)(0),       // 3: ratelimit.v1.GrantResponse.PerCall
+	(*CheckLimitRequest)(nil),        // 4: ratelimit.v1.CheckLimitRequest
+	(*CheckLimitResponse)(nil),       // 5: ratelimit.v1.CheckLimitResponse
+	(*SettleLimitRequest)(nil),       // 6: ratelimit.v1.SettleLimitRequest
+	(*SettleLimitResponse)(nil),      // 7: ratelimit.v1.SettleLimitResponse
+	(*ExtendHoldRequest)(nil),        // 8: ratelimit.v1.ExtendHoldRequest
+	(*ExtendHoldResponse)(nil),       // 9: ratelimit.v1.ExtendHoldResponse
+	(*BatchCheckLimitRequest)(nil),   // 10: ratelimit.v1.BatchCheckLimitRequest
+	(*BatchCheckLimitResponse)(nil),  // 11: ratelimit.v1.BatchCheckLimitResponse
+	(*CheckResult)(nil),              // 12: ratelimit.v1.CheckResult
+	(*CheckError)(nil),               // 13: ratelimit.v1.CheckError
+	(*StreamCheckLimitRequest)(nil),  // 14: ratelimit.v1.StreamCheckLimitRequest
+	(*StreamCheckLimitResponse)(nil), // 15: ratelimit.v1.StreamCheckLimitResponse
+	(*GrantRequest)(nil),             // 16: ratelimit.v1.GrantRequest
+	(*GrantReturn)(nil),              // 17: ratelimit.v1.GrantReturn
+	(*GrantSpent)(nil),               // 18: ratelimit.v1.GrantSpent
+	(*GrantResponse)(nil),            // 19: ratelimit.v1.GrantResponse
+	(*durationpb.Duration)(nil),      // 20: google.protobuf.Duration
+	(*LimitResult)(nil),              // 21: ratelimit.v1.LimitResult
+	(ErrorReason)(0),                 // 22: ratelimit.v1.ErrorReason
 }
 var file_ratelimit_v1_rate_limit_service_proto_depIdxs = []int32{
 	0,  // 0: ratelimit.v1.CheckLimitRequest.charge:type_name -> ratelimit.v1.CheckLimitRequest.Charge
-	15, // 1: ratelimit.v1.CheckLimitRequest.hold:type_name -> google.protobuf.Duration
+	20, // 1: ratelimit.v1.CheckLimitRequest.hold:type_name -> google.protobuf.Duration
 	1,  // 2: ratelimit.v1.CheckLimitResponse.reason:type_name -> ratelimit.v1.CheckLimitResponse.Reason
 	2,  // 3: ratelimit.v1.CheckLimitResponse.source:type_name -> ratelimit.v1.CheckLimitResponse.Source
-	15, // 4: ratelimit.v1.CheckLimitResponse.retry_after:type_name -> google.protobuf.Duration
-	16, // 5: ratelimit.v1.CheckLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
-	16, // 6: ratelimit.v1.SettleLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
-	15, // 7: ratelimit.v1.ExtendHoldRequest.hold:type_name -> google.protobuf.Duration
-	15, // 8: ratelimit.v1.ExtendHoldResponse.hold:type_name -> google.protobuf.Duration
-	3,  // 9: ratelimit.v1.BatchCheckLimitRequest.checks:type_name -> ratelimit.v1.CheckLimitRequest
-	11, // 10: ratelimit.v1.BatchCheckLimitResponse.results:type_name -> ratelimit.v1.CheckResult
-	4,  // 11: ratelimit.v1.CheckResult.decision:type_name -> ratelimit.v1.CheckLimitResponse
-	12, // 12: ratelimit.v1.CheckResult.error:type_name -> ratelimit.v1.CheckError
-	17, // 13: ratelimit.v1.CheckError.reason:type_name -> ratelimit.v1.ErrorReason
-	3,  // 14: ratelimit.v1.StreamCheckLimitRequest.check:type_name -> ratelimit.v1.CheckLimitRequest
-	11, // 15: ratelimit.v1.StreamCheckLimitResponse.result:type_name -> ratelimit.v1.CheckResult
-	3,  // 16: ratelimit.v1.RateLimitService.CheckLimit:input_type -> ratelimit.v1.CheckLimitRequest
-	9,  // 17: ratelimit.v1.RateLimitService.BatchCheckLimit:input_type -> ratelimit.v1.BatchCheckLimitRequest
-	13, // 18: ratelimit.v1.RateLimitService.StreamCheckLimit:input_type -> ratelimit.v1.StreamCheckLimitRequest
-	5,  // 19: ratelimit.v1.RateLimitService.SettleLimit:input_type -> ratelimit.v1.SettleLimitRequest
-	7,  // 20: ratelimit.v1.RateLimitService.ExtendHold:input_type -> ratelimit.v1.ExtendHoldRequest
-	4,  // 21: ratelimit.v1.RateLimitService.CheckLimit:output_type -> ratelimit.v1.CheckLimitResponse
-	10, // 22: ratelimit.v1.RateLimitService.BatchCheckLimit:output_type -> ratelimit.v1.BatchCheckLimitResponse
-	14, // 23: ratelimit.v1.RateLimitService.StreamCheckLimit:output_type -> ratelimit.v1.StreamCheckLimitResponse
-	6,  // 24: ratelimit.v1.RateLimitService.SettleLimit:output_type -> ratelimit.v1.SettleLimitResponse
-	8,  // 25: ratelimit.v1.RateLimitService.ExtendHold:output_type -> ratelimit.v1.ExtendHoldResponse
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	20, // 4: ratelimit.v1.CheckLimitResponse.retry_after:type_name -> google.protobuf.Duration
+	21, // 5: ratelimit.v1.CheckLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
+	21, // 6: ratelimit.v1.SettleLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
+	20, // 7: ratelimit.v1.ExtendHoldRequest.hold:type_name -> google.protobuf.Duration
+	20, // 8: ratelimit.v1.ExtendHoldResponse.hold:type_name -> google.protobuf.Duration
+	4,  // 9: ratelimit.v1.BatchCheckLimitRequest.checks:type_name -> ratelimit.v1.CheckLimitRequest
+	12, // 10: ratelimit.v1.BatchCheckLimitResponse.results:type_name -> ratelimit.v1.CheckResult
+	5,  // 11: ratelimit.v1.CheckResult.decision:type_name -> ratelimit.v1.CheckLimitResponse
+	13, // 12: ratelimit.v1.CheckResult.error:type_name -> ratelimit.v1.CheckError
+	22, // 13: ratelimit.v1.CheckError.reason:type_name -> ratelimit.v1.ErrorReason
+	4,  // 14: ratelimit.v1.StreamCheckLimitRequest.check:type_name -> ratelimit.v1.CheckLimitRequest
+	12, // 15: ratelimit.v1.StreamCheckLimitResponse.result:type_name -> ratelimit.v1.CheckResult
+	17, // 16: ratelimit.v1.GrantRequest.returns:type_name -> ratelimit.v1.GrantReturn
+	18, // 17: ratelimit.v1.GrantReturn.spent:type_name -> ratelimit.v1.GrantSpent
+	20, // 18: ratelimit.v1.GrantResponse.ttl:type_name -> google.protobuf.Duration
+	20, // 19: ratelimit.v1.GrantResponse.ask_again_after:type_name -> google.protobuf.Duration
+	3,  // 20: ratelimit.v1.GrantResponse.per_call:type_name -> ratelimit.v1.GrantResponse.PerCall
+	5,  // 21: ratelimit.v1.GrantResponse.decision:type_name -> ratelimit.v1.CheckLimitResponse
+	4,  // 22: ratelimit.v1.RateLimitService.CheckLimit:input_type -> ratelimit.v1.CheckLimitRequest
+	10, // 23: ratelimit.v1.RateLimitService.BatchCheckLimit:input_type -> ratelimit.v1.BatchCheckLimitRequest
+	14, // 24: ratelimit.v1.RateLimitService.StreamCheckLimit:input_type -> ratelimit.v1.StreamCheckLimitRequest
+	6,  // 25: ratelimit.v1.RateLimitService.SettleLimit:input_type -> ratelimit.v1.SettleLimitRequest
+	8,  // 26: ratelimit.v1.RateLimitService.ExtendHold:input_type -> ratelimit.v1.ExtendHoldRequest
+	16, // 27: ratelimit.v1.RateLimitService.Grant:input_type -> ratelimit.v1.GrantRequest
+	5,  // 28: ratelimit.v1.RateLimitService.CheckLimit:output_type -> ratelimit.v1.CheckLimitResponse
+	11, // 29: ratelimit.v1.RateLimitService.BatchCheckLimit:output_type -> ratelimit.v1.BatchCheckLimitResponse
+	15, // 30: ratelimit.v1.RateLimitService.StreamCheckLimit:output_type -> ratelimit.v1.StreamCheckLimitResponse
+	7,  // 31: ratelimit.v1.RateLimitService.SettleLimit:output_type -> ratelimit.v1.SettleLimitResponse
+	9,  // 32: ratelimit.v1.RateLimitService.ExtendHold:output_type -> ratelimit.v1.ExtendHoldResponse
+	19, // 33: ratelimit.v1.RateLimitService.Grant:output_type -> ratelimit.v1.GrantResponse
+	28, // [28:34] is the sub-list for method output_type
+	22, // [22:28] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_rate_limit_service_proto_init() }
@@ -1258,13 +1788,18 @@ func file_ratelimit_v1_rate_limit_service_proto_init() {
 		(*CheckResult_Decision)(nil),
 		(*CheckResult_Error)(nil),
 	}
+	file_ratelimit_v1_rate_limit_service_proto_msgTypes[12].OneofWrappers = []any{
+		(*GrantRequest_ApiKey)(nil),
+		(*GrantRequest_KeyId)(nil),
+	}
+	file_ratelimit_v1_rate_limit_service_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_rate_limit_service_proto_rawDesc), len(file_ratelimit_v1_rate_limit_service_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   12,
+			NumEnums:      4,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const (
 	RateLimitService_StreamCheckLimit_FullMethodName = "/ratelimit.v1.RateLimitService/StreamCheckLimit"
 	RateLimitService_SettleLimit_FullMethodName      = "/ratelimit.v1.RateLimitService/SettleLimit"
 	RateLimitService_ExtendHold_FullMethodName       = "/ratelimit.v1.RateLimitService/ExtendHold"
+	RateLimitService_Grant_FullMethodName            = "/ratelimit.v1.RateLimitService/Grant"
 )
 
 // RateLimitServiceClient is the client API for RateLimitService service.
@@ -51,6 +52,13 @@ type RateLimitServiceClient interface {
 	// Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
 	// when there is no open reservation of this id.
 	ExtendHold(ctx context.Context, in *ExtendHoldRequest, opts ...grpc.CallOption) (*ExtendHoldResponse, error)
+	// Grants units of calls ahead, for a gateway that decides calls of one key by itself, and takes back those that it has not
+	// spent: first the returns, then the grant, in one step. What is granted is charged now, to every limit that applies or to
+	// none, and may be spent until `ttl` is over. So in any time T at most what the limits admit in T + `ttl` is spent, and never
+	// more in all than they have admitted. Needs a token of role gateway. Idempotent: the same request again, by the same
+	// `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
+	// then nothing was done; send the same request again.
+	Grant(ctx context.Context, in *GrantRequest, opts ...grpc.CallOption) (*GrantResponse, error)
 }
 
 type rateLimitServiceClient struct {
@@ -114,6 +122,16 @@ func (c *rateLimitServiceClient) ExtendHold(ctx context.Context, in *ExtendHoldR
 	return out, nil
 }
 
+func (c *rateLimitServiceClient) Grant(ctx context.Context, in *GrantRequest, opts ...grpc.CallOption) (*GrantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GrantResponse)
+	err := c.cc.Invoke(ctx, RateLimitService_Grant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RateLimitServiceServer is the server API for RateLimitService service.
 // All implementations must embed UnimplementedRateLimitServiceServer
 // for forward compatibility.
@@ -137,6 +155,13 @@ type RateLimitServiceServer interface {
 	// Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
 	// when there is no open reservation of this id.
 	ExtendHold(context.Context, *ExtendHoldRequest) (*ExtendHoldResponse, error)
+	// Grants units of calls ahead, for a gateway that decides calls of one key by itself, and takes back those that it has not
+	// spent: first the returns, then the grant, in one step. What is granted is charged now, to every limit that applies or to
+	// none, and may be spent until `ttl` is over. So in any time T at most what the limits admit in T + `ttl` is spent, and never
+	// more in all than they have admitted. Needs a token of role gateway. Idempotent: the same request again, by the same
+	// `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
+	// then nothing was done; send the same request again.
+	Grant(context.Context, *GrantRequest) (*GrantResponse, error)
 	mustEmbedUnimplementedRateLimitServiceServer()
 }
 
@@ -161,6 +186,9 @@ func (UnimplementedRateLimitServiceServer) SettleLimit(context.Context, *SettleL
 }
 func (UnimplementedRateLimitServiceServer) ExtendHold(context.Context, *ExtendHoldRequest) (*ExtendHoldResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExtendHold not implemented")
+}
+func (UnimplementedRateLimitServiceServer) Grant(context.Context, *GrantRequest) (*GrantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Grant not implemented")
 }
 func (UnimplementedRateLimitServiceServer) mustEmbedUnimplementedRateLimitServiceServer() {}
 func (UnimplementedRateLimitServiceServer) testEmbeddedByValue()                          {}
@@ -262,6 +290,24 @@ func _RateLimitService_ExtendHold_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RateLimitService_Grant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RateLimitServiceServer).Grant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RateLimitService_Grant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RateLimitServiceServer).Grant(ctx, req.(*GrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RateLimitService_ServiceDesc is the grpc.ServiceDesc for RateLimitService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -284,6 +330,10 @@ var RateLimitService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExtendHold",
 			Handler:    _RateLimitService_ExtendHold_Handler,
+		},
+		{
+			MethodName: "Grant",
+			Handler:    _RateLimitService_Grant_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -29,9 +29,9 @@ if _version_not_supported:
 
 
 class KeyAdminServiceStub:
-    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
-    a second.
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for what only
+    reads (get, list, list_all, ExplainLimit, ListAuditEvents, QueryUsage, SimulatePlan, ListAlerts), role admin for the
+    rest. Changes are in force on every server within a second.
     """
 
     def __init__(self, channel):
@@ -98,9 +98,9 @@ class KeyAdminServiceStub:
 
 
 class KeyAdminServiceServicer:
-    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
-    a second.
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for what only
+    reads (get, list, list_all, ExplainLimit, ListAuditEvents, QueryUsage, SimulatePlan, ListAlerts), role admin for the
+    rest. Changes are in force on every server within a second.
     """
 
     def ManageKey(self, request, context):
@@ -247,9 +247,9 @@ def add_KeyAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyAdminService:
-    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
-    a second.
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for what only
+    reads (get, list, list_all, ExplainLimit, ListAuditEvents, QueryUsage, SimulatePlan, ListAlerts), role admin for the
+    rest. Changes are in force on every server within a second.
     """
 
     @staticmethod

@@ -30,9 +30,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeyAdminServiceStub:
-    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
-    a second.
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for what only
+    reads (get, list, list_all, ExplainLimit, ListAuditEvents, QueryUsage, SimulatePlan, ListAlerts), role admin for the
+    rest. Changes are in force on every server within a second.
     """
 
     @_typing.overload
@@ -64,9 +64,9 @@ class KeyAdminServiceStub:
 
 @_typing.type_check_only
 class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
-    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
-    a second.
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for what only
+    reads (get, list, list_all, ExplainLimit, ListAuditEvents, QueryUsage, SimulatePlan, ListAlerts), role admin for the
+    rest. Changes are in force on every server within a second.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -94,9 +94,9 @@ class KeyAdminServiceAsyncStub(KeyAdminServiceStub):
     """Turns the switch that has no limit refuse a call, for a day at most, or reads it."""
 
 class KeyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
-    list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
-    a second.
+    """Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for what only
+    reads (get, list, list_all, ExplainLimit, ListAuditEvents, QueryUsage, SimulatePlan, ListAlerts), role admin for the
+    rest. Changes are in force on every server within a second.
     """
 
     @_abc_1.abstractmethod

@@ -157,7 +157,7 @@ class CheckLimitResponse(_message.Message):
         DEGRADED_ALLOWED: CheckLimitResponse._Reason.ValueType  # 8
         """Allowed by the plan's `on_store_failure`, because the bucket store was unavailable."""
         DEGRADED_DENIED: CheckLimitResponse._Reason.ValueType  # 9
-        """Denied by the plan's `on_store_failure`, because the bucket store was unavailable."""
+        """Denied, undecided: the bucket store was unavailable (`on_store_failure`) or full, or the key was not read in time."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why a call was allowed or denied."""
@@ -181,7 +181,7 @@ class CheckLimitResponse(_message.Message):
     DEGRADED_ALLOWED: CheckLimitResponse.Reason.ValueType  # 8
     """Allowed by the plan's `on_store_failure`, because the bucket store was unavailable."""
     DEGRADED_DENIED: CheckLimitResponse.Reason.ValueType  # 9
-    """Denied by the plan's `on_store_failure`, because the bucket store was unavailable."""
+    """Denied, undecided: the bucket store was unavailable (`on_store_failure`) or full, or the key was not read in time."""
 
     class _Source:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -196,7 +196,7 @@ class CheckLimitResponse(_message.Message):
         POLICY: CheckLimitResponse._Source.ValueType  # 2
         """The key's policy alone: no bucket was needed."""
         DEGRADED: CheckLimitResponse._Source.ValueType  # 3
-        """This server alone, because the bucket store was unavailable."""
+        """This server alone: the bucket store was unavailable or full, or what is needed was not read in time."""
         UNENFORCED: CheckLimitResponse._Source.ValueType  # 4
         """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
 
@@ -210,7 +210,7 @@ class CheckLimitResponse(_message.Message):
     POLICY: CheckLimitResponse.Source.ValueType  # 2
     """The key's policy alone: no bucket was needed."""
     DEGRADED: CheckLimitResponse.Source.ValueType  # 3
-    """This server alone, because the bucket store was unavailable."""
+    """This server alone: the bucket store was unavailable or full, or what is needed was not read in time."""
     UNENFORCED: CheckLimitResponse.Source.ValueType  # 4
     """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
 
@@ -567,3 +567,257 @@ class StreamCheckLimitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamCheckLimitResponse: _TypeAlias = StreamCheckLimitResponse  # noqa: Y015
+
+@_typing.final
+class GrantRequest(_message.Message):
+    """Units to be granted, and grants to be returned. All are of one key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    WANTS_FIELD_NUMBER: _builtins.int
+    RETURNS_FIELD_NUMBER: _builtins.int
+    grant_id: _builtins.str
+    """Names the grant: 32 lower-case hexadecimal digits, 16 random bytes, made by the caller anew for each grant. An id is used
+    once: repeated while its grant lasts it is that grant, and afterwards, once it was returned, or with another `resource`,
+    `cost` or `wants`, it gets nothing. Required unless `wants` is 0.
+    """
+    api_key: _builtins.str
+    """The secret API key as the caller presented it: `rlk_<env>_<id>_<secret>`."""
+    key_id: _builtins.str
+    """The key's public id, for callers that have verified the secret themselves."""
+    resource: _builtins.str
+    """The resource that is called, as in CheckLimitRequest. The grant is good for all that `resource_prefix` of the response covers."""
+    cost: _builtins.int
+    """Tokens that one unit takes from every limit: 1 to 9,007,199,254. Absent means 1. Limits that count CALLS give one token for
+    a unit, so a unit is one call.
+    """
+    wants: _builtins.int
+    """Units wanted: 1 to 1,000,000, what is expected to be spent within half of a grant's `ttl`. 0 asks for none and only returns."""
+    @_builtins.property
+    def returns(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantReturn]:
+        """Grants of this key that have ended, or are given up with this request: nothing may be spent of them from the moment when it
+        is sent. At most 64. They are returned in this order, before anything is granted.
+        """
+
+    def __init__(
+        self,
+        *,
+        grant_id: _builtins.str | None = ...,
+        api_key: _builtins.str | None = ...,
+        key_id: _builtins.str | None = ...,
+        resource: _builtins.str | None = ...,
+        cost: _builtins.int | None = ...,
+        wants: _builtins.int | None = ...,
+        returns: _abc.Iterable[Global___GrantReturn] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "cost", b"cost", "credential", b"credential", "key_id", b"key_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "cost", b"cost", "credential", b"credential", "grant_id", b"grant_id", "key_id", b"key_id", "resource", b"resource", "returns", b"returns", "wants", b"wants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
+    _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
+    _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["api_key", "key_id"]  # noqa: Y015
+    _WhichOneofArgType_credential: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost) -> _WhichOneofReturnType__cost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_credential) -> _WhichOneofReturnType_credential | None: ...
+
+Global___GrantRequest: _TypeAlias = GrantRequest  # noqa: Y015
+
+@_typing.final
+class GrantReturn(_message.Message):
+    """A grant that is returned, and what was spent of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_ID_FIELD_NUMBER: _builtins.int
+    UNUSED_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    grant_id: _builtins.str
+    """The id of the grant. One that the store does not know, since it was never made or ended more than 5 seconds ago, returns
+    nothing, and can be granted no more: a caller that got no response to a request returns all units by its id.
+    """
+    unused: _builtins.int
+    """Units that were not spent. More than were granted means all of them. They are returned to the limits that they were taken
+    from, but never more of them than has not drained since, and to a quota only as long as its window is the same.
+    """
+    @_builtins.property
+    def spent(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantSpent]:
+        """What was decided by the grant, and since the last one that was returned while there was none: this is what usage counts.
+        It is counted once for each id, whatever became of the grant. At most 256 in one request.
+        """
+
+    def __init__(
+        self,
+        *,
+        grant_id: _builtins.str | None = ...,
+        unused: _builtins.int | None = ...,
+        spent: _abc.Iterable[Global___GrantSpent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_id", b"grant_id", "spent", b"spent", "unused", b"unused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantReturn: _TypeAlias = GrantReturn  # noqa: Y015
+
+@_typing.final
+class GrantSpent(_message.Message):
+    """Calls of one resource that a caller has decided by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    DENIED_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """The resource, as in CheckLimitRequest."""
+    allowed: _builtins.int
+    """Calls that were allowed: at most 4,294,967,295."""
+    denied: _builtins.int
+    """Calls that were denied: at most 4,294,967,295."""
+    cost: _builtins.int
+    """Tokens that the allowed calls took: at most 9,007,199,254; 0 if none was allowed."""
+    limit: _builtins.str
+    """The limit by which the denied calls were denied, as `limit` of a decision named it. Empty if it is not known: then they
+    count as denied, but for no limit.
+    """
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str | None = ...,
+        allowed: _builtins.int | None = ...,
+        denied: _builtins.int | None = ...,
+        cost: _builtins.int | None = ...,
+        limit: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "cost", b"cost", "denied", b"denied", "limit", b"limit", "resource", b"resource"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantSpent: _TypeAlias = GrantSpent  # noqa: Y015
+
+@_typing.final
+class GrantResponse(_message.Message):
+    """What was granted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _PerCall:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PerCallEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GrantResponse._PerCall.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PER_CALL_UNSPECIFIED: GrantResponse._PerCall.ValueType  # 0
+        """They are: calls may be decided by grants."""
+        OVERDRAFT: GrantResponse._PerCall.ValueType  # 1
+        """A limit with an `overdraft` applies, which decides by what calls cost in the end."""
+        CALLS_AT_ONCE: GrantResponse._PerCall.ValueType  # 2
+        """A limit on calls at once applies, which has to know of each call."""
+        REFILLS_TOO_FAST: GrantResponse._PerCall.ValueType  # 3
+        """A token bucket applies that holds no more than it gains in 50 milliseconds: a grant would be over before it arrives."""
+        ENDS_TOO_SOON: GrantResponse._PerCall.ValueType  # 4
+        """The window of a quota, the key, or an override ends within 10 milliseconds."""
+        UNENFORCED: GrantResponse._PerCall.ValueType  # 5
+        """No limit refuses calls now: see Enforcement. What is spent has to be seen by the limits all the same."""
+        STORE_UNAVAILABLE: GrantResponse._PerCall.ValueType  # 6
+        """The bucket store is unavailable, did not reply in time, or has no memory left for grants: CheckLimit decides by the plan's
+        `on_store_failure`. The grant may have been made all the same: return all of it, by its id, with the next request.
+        """
+        TOO_MANY_GRANTS: GrantResponse._PerCall.ValueType  # 7
+        """This server has granted to the key 1,000 times within this second."""
+
+    class PerCall(_PerCall, metaclass=_PerCallEnumTypeWrapper):
+        """Why no units are granted for such calls, so that each has to be checked by itself (CheckLimit)."""
+
+    PER_CALL_UNSPECIFIED: GrantResponse.PerCall.ValueType  # 0
+    """They are: calls may be decided by grants."""
+    OVERDRAFT: GrantResponse.PerCall.ValueType  # 1
+    """A limit with an `overdraft` applies, which decides by what calls cost in the end."""
+    CALLS_AT_ONCE: GrantResponse.PerCall.ValueType  # 2
+    """A limit on calls at once applies, which has to know of each call."""
+    REFILLS_TOO_FAST: GrantResponse.PerCall.ValueType  # 3
+    """A token bucket applies that holds no more than it gains in 50 milliseconds: a grant would be over before it arrives."""
+    ENDS_TOO_SOON: GrantResponse.PerCall.ValueType  # 4
+    """The window of a quota, the key, or an override ends within 10 milliseconds."""
+    UNENFORCED: GrantResponse.PerCall.ValueType  # 5
+    """No limit refuses calls now: see Enforcement. What is spent has to be seen by the limits all the same."""
+    STORE_UNAVAILABLE: GrantResponse.PerCall.ValueType  # 6
+    """The bucket store is unavailable, did not reply in time, or has no memory left for grants: CheckLimit decides by the plan's
+    `on_store_failure`. The grant may have been made all the same: return all of it, by its id, with the next request.
+    """
+    TOO_MANY_GRANTS: GrantResponse.PerCall.ValueType  # 7
+    """This server has granted to the key 1,000 times within this second."""
+
+    GRANT_ID_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    ASK_AGAIN_AFTER_FIELD_NUMBER: _builtins.int
+    PER_CALL_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    RESOURCE_PREFIX_FIELD_NUMBER: _builtins.int
+    RETURNS_MADE_FIELD_NUMBER: _builtins.int
+    grant_id: _builtins.str
+    """The `grant_id` of the request."""
+    granted: _builtins.int
+    """Units granted: `wants` at most, and a quarter of what the tightest limit has left at most, but one at least if it has one. 0:
+    none, see `decision` and `per_call`.
+    """
+    per_call: Global___GrantResponse.PerCall.ValueType
+    """Why such calls have to be checked one by one until `ask_again_after` is over. Zero: they have not."""
+    resource_prefix: _builtins.str
+    """All resources that begin with this have the same limits as `resource`, so the grant is good for all of them; empty for every
+    resource. Absent: for `resource` alone. Set only with units.
+    """
+    returns_made: _builtins.bool
+    """Whether the returns were made. If not, since the bucket store is unavailable, send them again with the next request."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the units may be spent, counted from before the request was sent: 10 milliseconds to 1 second, and never longer than a fifth
+        of the time in which a token bucket fills, the window of a quota, the key, or an override lasts. Absent if none are granted.
+        """
+
+    @_builtins.property
+    def ask_again_after(self) -> _duration_pb2.Duration:
+        """When to ask again, if none are granted. Absent if units are granted, or if it may be asked again at once, with another id."""
+
+    @_builtins.property
+    def decision(self) -> Global___CheckLimitResponse:
+        """The decision on one unit, as CheckLimit returns it: `allowed` if units are granted, and `limits` are those that the grant
+        covers, after it. If none are, the reason, and `retry_after` until one fits. Absent where nothing was decided: `wants` was 0,
+        the id was used before, or `per_call` says why.
+        """
+
+    def __init__(
+        self,
+        *,
+        grant_id: _builtins.str | None = ...,
+        granted: _builtins.int | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        ask_again_after: _duration_pb2.Duration | None = ...,
+        per_call: Global___GrantResponse.PerCall.ValueType | None = ...,
+        decision: Global___CheckLimitResponse | None = ...,
+        resource_prefix: _builtins.str | None = ...,
+        returns_made: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resource_prefix", b"_resource_prefix", "ask_again_after", b"ask_again_after", "decision", b"decision", "resource_prefix", b"resource_prefix", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resource_prefix", b"_resource_prefix", "ask_again_after", b"ask_again_after", "decision", b"decision", "grant_id", b"grant_id", "granted", b"granted", "per_call", b"per_call", "resource_prefix", b"resource_prefix", "returns_made", b"returns_made", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__resource_prefix: _TypeAlias = _typing.Literal["resource_prefix"]  # noqa: Y015
+    _WhichOneofArgType__resource_prefix: _TypeAlias = _typing.Literal["_resource_prefix", b"_resource_prefix"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resource_prefix) -> _WhichOneofReturnType__resource_prefix | None: ...
+
+Global___GrantResponse: _TypeAlias = GrantResponse  # noqa: Y015

@@ -61,6 +61,11 @@ class RateLimitServiceStub:
                 request_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldRequest.SerializeToString,
                 response_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldResponse.FromString,
                 _registered_method=True)
+        self.Grant = channel.unary_unary(
+                '/ratelimit.v1.RateLimitService/Grant',
+                request_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantRequest.SerializeToString,
+                response_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantResponse.FromString,
+                _registered_method=True)
 
 
 class RateLimitServiceServicer:
@@ -109,6 +114,18 @@ class RateLimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Grant(self, request, context):
+        """Grants units of calls ahead, for a gateway that decides calls of one key by itself, and takes back those that it has not
+        spent: first the returns, then the grant, in one step. What is granted is charged now, to every limit that applies or to
+        none, and may be spent until `ttl` is over. So in any time T at most what the limits admit in T + `ttl` is spent, and never
+        more in all than they have admitted. Needs a token of role gateway. Idempotent: the same request again, by the same
+        `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
+        then nothing was done; send the same request again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RateLimitServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -136,6 +153,11 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.ExtendHold,
                     request_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldRequest.FromString,
                     response_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldResponse.SerializeToString,
+            ),
+            'Grant': grpc.unary_unary_rpc_method_handler(
+                    servicer.Grant,
+                    request_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantRequest.FromString,
+                    response_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -275,6 +297,33 @@ class RateLimitService:
             '/ratelimit.v1.RateLimitService/ExtendHold',
             ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldRequest.SerializeToString,
             ratelimit_dot_v1_dot_rate__limit__service__pb2.ExtendHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Grant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratelimit.v1.RateLimitService/Grant',
+            ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantRequest.SerializeToString,
+            ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,14 @@ class RateLimitServiceStub:
     """Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
     when there is no open reservation of this id.
     """
+    Grant: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.GrantRequest, _rate_limit_service_pb2.GrantResponse]
+    """Grants units of calls ahead, for a gateway that decides calls of one key by itself, and takes back those that it has not
+    spent: first the returns, then the grant, in one step. What is granted is charged now, to every limit that applies or to
+    none, and may be spent until `ttl` is over. So in any time T at most what the limits admit in T + `ttl` is spent, and never
+    more in all than they have admitted. Needs a token of role gateway. Idempotent: the same request again, by the same
+    `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
+    then nothing was done; send the same request again.
+    """
 
 @_typing.type_check_only
 class RateLimitServiceAsyncStub(RateLimitServiceStub):
@@ -82,6 +90,14 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     ExtendHold: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ExtendHoldRequest, _rate_limit_service_pb2.ExtendHoldResponse]  # type: ignore[assignment]
     """Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
     when there is no open reservation of this id.
+    """
+    Grant: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.GrantRequest, _rate_limit_service_pb2.GrantResponse]  # type: ignore[assignment]
+    """Grants units of calls ahead, for a gateway that decides calls of one key by itself, and takes back those that it has not
+    spent: first the returns, then the grant, in one step. What is granted is charged now, to every limit that applies or to
+    none, and may be spent until `ttl` is over. So in any time T at most what the limits admit in T + `ttl` is spent, and never
+    more in all than they have admitted. Needs a token of role gateway. Idempotent: the same request again, by the same
+    `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
+    then nothing was done; send the same request again.
     """
 
 class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -137,6 +153,20 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rate_limit_service_pb2.ExtendHoldResponse, _abc.Awaitable[_rate_limit_service_pb2.ExtendHoldResponse]]:
         """Extends the hold of a reservation, for a call that takes longer than expected. NOT_FOUND, reason RESERVATION_NOT_FOUND,
         when there is no open reservation of this id.
+        """
+
+    @_abc_1.abstractmethod
+    def Grant(
+        self,
+        request: _rate_limit_service_pb2.GrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.GrantResponse, _abc.Awaitable[_rate_limit_service_pb2.GrantResponse]]:
+        """Grants units of calls ahead, for a gateway that decides calls of one key by itself, and takes back those that it has not
+        spent: first the returns, then the grant, in one step. What is granted is charged now, to every limit that applies or to
+        none, and may be spent until `ttl` is over. So in any time T at most what the limits admit in T + `ttl` is spent, and never
+        more in all than they have admitted. Needs a token of role gateway. Idempotent: the same request again, by the same
+        `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
+        then nothing was done; send the same request again.
         """
 
 def add_RateLimitServiceServicer_to_server(servicer: RateLimitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -4,18 +4,20 @@
 -- KEYS     the keys of all buckets and requests of the batch, each once; then that of usage, if anything is counted.
 -- ARGV[1]  MessagePack: one flat array of integers. Per charge: the number of its buckets (plus 1024 if one of them has an
 --          overdraft, 2048 if it is made afterwards, 4096 if it is reserved, 8192 if it settles a reservation, 16384 if it
---          extends one); the index of the key that keeps
+--          extends one; 32768 beside 4096 if it grants units, beside 8192 if it returns some); the index of the key that keeps
 --          the result of its request, once it is charged (0: no request); the index of the series that counts it (0: none;
 --          negative: the number of series that follow below); of a reservation the index of the key that keeps it, and the
---          microseconds for which it is held (0: it is settled). Then per bucket: the index of the key that keeps its state; the
+--          microseconds for which it is held (0: it is settled); of a grant the microseconds that it lasts at most, the units
+--          that are wanted, the number in which one of those left is granted, and the number of its call; of its return
+--          the units that were not used. Then per bucket: the index of the key that keeps its state; the
 --          cost in tokens; its kind (1 token bucket, 2 to 8 quotas, see windows.lua, 9 slots; plus 16 times the number of its
 --          family, if callers make such buckets by choosing values; negative: shadow); its capacity in
 --          micro-tokens; its rate as micro-tokens per microseconds in lowest terms (0 and 0 but for a token bucket); and after
 --          the number of buckets plus 1024 or more, its overdraft in micro-tokens (-1: none is set); and where a
---          reservation is settled or extended, the tokens that were reserved. Then, unless
+--          reservation is settled or extended, the tokens that were reserved; where a grant is returned 0, as its cost. Then, unless
 --          one series counts all buckets in their order at the cost of the first, per series: its index; the calls
 --          (0 for a refund); the tokens; the number of its limits; the number of its positions, and these: the indexes
---          from 0 of its buckets, for one limit after another.
+--          from 0 of its buckets, for one limit after another. Where a grant is returned its counts are in place of positions.
 -- ARGV[2]  the milliseconds for which the result of a request that was charged is kept.
 -- ARGV[3]  MessagePack: the fields of the series, each once. Missing if nothing is counted, and so is
 -- ARGV[4]  the bytes that counts may take in the store.
@@ -24,7 +26,10 @@
 --          microseconds that it lasts; 0 where there is no such reservation. Then per bucket: the micro-tokens that
 --          remain; the microseconds to wait (-1: no wait helps; -2: no room for it; -3: it is not known when a slot comes
 --          back); the microseconds until it is untouched. Of a reservation lastly when its hold ended before, and when it ends
---          now, in microseconds since 1970 UTC (0: it was not open, or is not); both 0 if nothing has changed.
+--          now, in microseconds since 1970 UTC (0: it was not open, or is not); both 0 if nothing has changed. Of a grant
+--          firstly the units that it took now, those that it has, and the microseconds that it lasts (without units -1: its name was used;
+--          -2: no room for it; of a quota's window that ends too soon the rest; else 0); of its return whether there was one (1: it is
+--          returned; 2: it was before; 0: none), the units that are returned, and per bucket the tokens that each had taken.
 --
 -- A reservation that is open is kept as 'o', the time when it was made, that when its hold ends, and the second with which its
 -- slots come back, as doubles; then a byte for each of its buckets from which nothing was taken, its position from 0: shadow
@@ -33,7 +38,7 @@
 -- policy has changed. One that was settled is kept as 's' and its packed result, for as long as the results of requests are; if it
 -- had a request, with those eight bytes for each bucket of the settlement.
 --
--- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state and levels of buckets, slots, and usage. All
+-- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state and levels of buckets, slots, grants, and usage. All
 -- numbers are integers below 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided
 -- now is counted last, and fails no charge.
 
@@ -41,7 +46,7 @@ local NO_ROOM, UNKNOWN_WAIT = -2, -3
 local SLOTS = 9 -- the kind of a concurrency limit
 local TOKEN = 1000000 -- micro-tokens
 local FLAGS = 1024 -- times these are added to the number of a charge's buckets: 1 if one has an overdraft, and
-local AFTERWARDS, RESERVES, SETTLES, EXTENDS = 2, 4, 8, 16
+local AFTERWARDS, RESERVES, SETTLES, EXTENDS, GRANTS = 2, 4, 8, 16, 32
 local HELD_MS = 10000 -- how long a reservation is kept after its hold has ended
 local MAX_HOLD = 86400000000 -- from when a reservation was made until its last hold ends
 local FEW = 4 -- new buckets of a family for each partition and minute, while room is scarce
@@ -58,8 +63,8 @@ local out = {}
 local allowed, spent, more = {}, {}, {} -- counts, by series; see usage_add
 local decided, refunded = 0, false -- calls to count; whether there are refunds to count
 local afterwards, stride = false, 6 -- whether the charge is made afterwards; the numbers of each of its buckets
-local slots -- the functions of slots.lua; nil until a charge has some
-local records, lasts = {}, {} -- reservations that have changed, by key, and the milliseconds for which they are kept
+local slots, grants -- the functions of slots.lua and grants.lua; nil until a charge has some
+local records, lasts = {}, {} -- reservations and grants that have changed, by key, and the milliseconds for which they are kept
 local reserves, settles, extends = false, false, false -- what the charge does to a reservation
 -- When that was made; when its hold ends; the second with which its slots come back, and did before. A byte for each bucket of the
 -- charge from which it took nothing, and for each that it was not made with: its position from 0.
@@ -414,7 +419,7 @@ end
 local p, o, size = 1, 1, #batch
 while p <= size do
   local count, request, series = batch[p], batch[p + 1], batch[p + 2]
-  local record, hold, gone, repeated
+  local record, hold, gone, repeated, grant -- a grant that may be made: its key, units, end and call
   local state, rest = 'o', '' -- of the reservation as it is kept: what is before the doubles, and what follows them
   local held, holds = 0, 0 -- when its hold ended before the charge, and ends after it
   local marks -- of the buckets that the result is of that is kept; nil if that is not known
@@ -427,8 +432,56 @@ while p <= size do
     if flags >= RESERVES then
       record, hold = batch[p], batch[p + 1]
       p = p + 2
-      reserves, settles, extends = flags < SETTLES, flags >= SETTLES and flags < EXTENDS, flags >= EXTENDS
-      if not reserves then stride = 8 end
+      if flags >= GRANTS then
+        grants = grants or make_grants(now, batch, out, more, TOKEN, window)
+        local found, returned = grants.read(records[record] or stored[record])
+        flags, gone, untaken, foreign = flags - GRANTS, true, '', ''
+        if flags == SETTLES then -- it is returned
+          stride = 8
+          for i = o, o + 1 + count do out[i] = 0 end
+          if found then
+            out[o], out[o + 1] = 1, math.min(hold, found.units)
+            grants.settle(p, o + 2, count, marks_of(p, count), found, out[o + 1])
+            made_at, settles = found.made, true
+            evaluate(p, o + 2 + count, count, nil)
+            settles = false
+            for i = p, p + 8 * count - 8, 8 do batch[i + 1], batch[i + 7] = 0, 0 end -- from here on a peek
+          elseif returned then
+            out[o] = 2
+          end
+          if not returned then
+            decided = decided + grants.add(-series, p + stride * count)
+            records[record] = 's'
+            lasts[record] = ROOM_LEFT == 3 and math.min(tonumber(ARGV[2]), SHORT_MS) or tonumber(ARGV[2])
+          end
+          o = o + 2 + count
+        else
+          local wants, share, call = batch[p], batch[p + 1], batch[p + 2]
+          local units, left = 0, 0
+          p = p + 3
+          if found and found.ends > now and found.call == call then
+            units, left, reserves = found.units, found.ends - now, true -- the same again
+          elseif found or returned then
+            left = -1
+          elseif ROOM_LEFT == 3 then
+            left = NO_ROOM
+          elseif evaluate(p, o + 4, count, false) then
+            units, left = grants.size(p, o + 4, count, wants, share, hold)
+            if left < MIN_GRANT then units = 0 end
+            gone = units == 0
+          end
+          if not gone then
+            for i = p, p + 7 * count - 7, 7 do batch[i + 1] = batch[i + 1] * units end
+            grant, reserves = {record, units, now + left, call}, true
+          end
+          out[o], out[o + 1], out[o + 2] = gone and 0 or units, units, left
+          o = o + 3
+        end
+        record = nil
+      else
+        reserves, settles, extends = flags < SETTLES, flags >= SETTLES and flags < EXTENDS, flags >= EXTENDS
+        if not reserves then stride = 8 end
+      end
     end
     afterwards = settles or flags % RESERVES >= AFTERWARDS
   end
@@ -522,11 +575,17 @@ while p <= size do
     -- A denial is not kept: a repeat may fit by then.
     if request > 0 and fits then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
     if reserves and fits then
-      changed, holds = true, ends
-      state, rest = 'o', untaken
-      if request > 0 then state, rest = 'n', struct.pack('<I2', count) .. marks_of(p, count) .. untaken end
-      records[record] = state .. struct.pack('<ddd', made_at, ends, second) .. rest
-      lasts[record] = math.ceil(hold / 1000) + HELD_MS
+      if grant then
+        local key, units, over, call = unpack(grant)
+        records[key] = grants.pack(p, count, marks_of(p, count), untaken, units, over, call)
+        lasts[key] = math.ceil((over - now) / 1000) + GRANT_MS
+      else
+        changed, holds = true, ends
+        state, rest = 'o', untaken
+        if request > 0 then state, rest = 'n', struct.pack('<I2', count) .. marks_of(p, count) .. untaken end
+        records[record] = state .. struct.pack('<ddd', made_at, ends, second) .. rest
+        lasts[record] = math.ceil(hold / 1000) + HELD_MS
+      end
     elseif settles then
       changed = true
       records[record] = 's' .. cmsgpack.pack({unpack(out, o, last)})

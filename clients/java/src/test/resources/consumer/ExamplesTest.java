@@ -1,25 +1,31 @@
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.github.ratelimitservice.client.RateLimitClient;
+import io.github.ratelimitservice.client.RateLimitException;
 import io.github.ratelimitservice.client.ReserveRequest;
 import jakarta.servlet.http.HttpServlet;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
 import java.io.IOException;
 import java.lang.reflect.Method;
+import java.net.InetAddress;
+import java.net.ServerSocket;
+import java.net.Socket;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.time.Duration;
 import java.util.Set;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.function.Predicate;
 import org.apache.catalina.Context;
 import org.apache.catalina.startup.Tomcat;
 import org.junit.jupiter.api.Test;
 
-/** The first example protects an application in Tomcat, and each of the others runs. */
+/** The first example protects an application in Tomcat, as the gateway in one file does, and each of the others runs. */
 class ExamplesTest {
     private static final int COUNT = @COUNT@;
 
@@ -62,13 +68,52 @@ class ExamplesTest {
         tomcat.start();
         // Tomcat's default is that it is, but by the specification, and in Jetty, it is not.
         assertEquals("true", context.findFilterDef("ratelimit").getAsyncSupported());
-        String url = "http://127.0.0.1:" + tomcat.getConnector().getLocalPort() + "/v1/orders";
+        isProtected("http://127.0.0.1:" + tomcat.getConnector().getLocalPort() + "/v1/orders");
+        tomcat.stop();
+    }
+
+    @Test
+    void gatewayInOneFile() throws Exception {
+        int port;
+        try (ServerSocket free = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
+            port = free.getLocalPort();
+        }
+        AtomicReference<Exception> failure = new AtomicReference<>();
+        Thread gateway = new Thread(() -> {
+            for (int tries = 0; tries < 10; tries++) { // a busy machine may not be ready in the 5 seconds that it waits
+                try {
+                    Gateway.main(System.getenv("TARGET"), String.valueOf(port));
+                } catch (RateLimitException notReady) {
+                    continue;
+                } catch (Exception e) {
+                    failure.set(e);
+                }
+                return;
+            }
+        });
+        gateway.setDaemon(true);
+        gateway.start();
+        for (int tries = 0; tries < 600 && failure.get() == null && !isOpen(port); tries++) {
+            Thread.sleep(100);
+        }
+        assertNull(failure.get());
+        isProtected("http://127.0.0.1:" + port + "/v1/orders");
+    }
+
+    private static boolean isOpen(int port) {
+        try (Socket socket = new Socket(InetAddress.getLoopbackAddress(), port)) {
+            return socket.isConnected();
+        } catch (IOException closed) {
+            return false;
+        }
+    }
+
+    private static void isProtected(String url) throws Exception {
         eventually(url, System.getenv("API_KEY"), response -> response.statusCode() == 200
-                && response.body().equals("hello")
+                && response.body().strip().equals("hello")
                 && response.headers().firstValue("RateLimit-Policy").isPresent());
         eventually(url, "garbage", response -> response.statusCode() == 401
                 && response.body().contains("The API key is not known."));
-        tomcat.stop();
     }
 
     private static void run(int example) throws ReflectiveOperationException {

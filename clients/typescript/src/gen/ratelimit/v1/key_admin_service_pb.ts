@@ -2470,9 +2470,9 @@ export const QueryUsageResponse_LevelSchema: GenEnum<QueryUsageResponse_Level> =
   enumDesc(file_ratelimit_v1_key_admin_service, 13, 0);
 
 /**
- * Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for get,
- * list, list_all, ExplainLimit and ListAuditEvents, role admin for everything else. Changes are in force on every server within
- * a second.
+ * Manages keys, plans and descriptor rules. Every call needs `authorization: Bearer <token>`: role viewer for what only
+ * reads (get, list, list_all, ExplainLimit, ListAuditEvents, QueryUsage, SimulatePlan, ListAlerts), role admin for the
+ * rest. Changes are in force on every server within a second.
  *
  * @generated from service ratelimit.v1.KeyAdminService
  */

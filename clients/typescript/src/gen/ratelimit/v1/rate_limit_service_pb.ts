@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ratelimit/v1/rate_limit_service.proto.
  */
 export const file_ratelimit_v1_rate_limit_service: GenFile = /*@__PURE__*/
-  fileDesc("CiVyYXRlbGltaXQvdjEvcmF0ZV9saW1pdF9zZXJ2aWNlLnByb3RvEgxyYXRlbGltaXQudjEixAIKEUNoZWNrTGltaXRSZXF1ZXN0EhoKB2FwaV9rZXkYASABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAiABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAMgASgJEhEKBGNvc3QYBCABKARIAYgBARIeCgpyZXF1ZXN0X2lkGAUgASgJUgpyZXF1ZXN0X2lkEjYKBmNoYXJnZRgGIAEoDjImLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdC5DaGFyZ2USJwoEaG9sZBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiI8CgZDaGFyZ2USFgoSQ0hBUkdFX1VOU1BFQ0lGSUVEEAASDgoKSUZfQUxMT1dFRBABEgoKBkFMV0FZUxACQgwKCmNyZWRlbnRpYWxCBwoFX2Nvc3QiqAUKEkNoZWNrTGltaXRSZXNwb25zZRIPCgdhbGxvd2VkGAEgASgIEjcKBnJlYXNvbhgCIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuUmVhc29uEjcKBnNvdXJjZRgDIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuU291cmNlEhYKBmtleV9pZBgEIAEoCVIGa2V5X2lkEg8KB3N1YmplY3QYBSABKAkSDAoEcGxhbhgGIAEoCRINCgVsaW1pdBgHIAEoCRIRCglyZW1haW5pbmcYCCABKAMSOwoLcmV0cnlfYWZ0ZXIYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SC3JldHJ5X2FmdGVyEikKBmxpbWl0cxgKIAMoCzIZLnJhdGVsaW1pdC52MS5MaW1pdFJlc3VsdBImCg5yZXNlcnZhdGlvbl9pZBgLIAEoCVIOcmVzZXJ2YXRpb25faWQizgEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIQCgxXSVRISU5fTElNSVQQARIOCgpPVkVSX0xJTUlUEAISGQoVQ09TVF9FWENFRURTX0NBUEFDSVRZEAMSDwoLS0VZX1VOS05PV04QBBIPCgtLRVlfUkVWT0tFRBAFEhEKDUtFWV9TVVNQRU5ERUQQBhIPCgtLRVlfRVhQSVJFRBAHEhQKEERFR1JBREVEX0FMTE9XRUQQCBITCg9ERUdSQURFRF9ERU5JRUQQCSJVCgZTb3VyY2USFgoSU09VUkNFX1VOU1BFQ0lGSUVEEAASCQoFU1RPUkUQARIKCgZQT0xJQ1kQAhIMCghERUdSQURFRBADEg4KClVORU5GT1JDRUQQBCJzChJTZXR0bGVMaW1pdFJlcXVlc3QSJgoOcmVzZXJ2YXRpb25faWQYASABKAlSDnJlc2VydmF0aW9uX2lkEiUKC2FjdHVhbF9jb3N0GAIgASgESABSC2FjdHVhbF9jb3N0iAEBQg4KDF9hY3R1YWxfY29zdCJiChNTZXR0bGVMaW1pdFJlc3BvbnNlEg8KB2FsbG93ZWQYASABKAgSDwoHY2xhbXBlZBgCIAEoBBIpCgZsaW1pdHMYAyADKAsyGS5yYXRlbGltaXQudjEuTGltaXRSZXN1bHQiZAoRRXh0ZW5kSG9sZFJlcXVlc3QSJgoOcmVzZXJ2YXRpb25faWQYASABKAlSDnJlc2VydmF0aW9uX2lkEicKBGhvbGQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iPQoSRXh0ZW5kSG9sZFJlc3BvbnNlEicKBGhvbGQYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSQoWQmF0Y2hDaGVja0xpbWl0UmVxdWVzdBIvCgZjaGVja3MYASADKAsyHy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlcXVlc3QiRQoXQmF0Y2hDaGVja0xpbWl0UmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLnJhdGVsaW1pdC52MS5DaGVja1Jlc3VsdCJ4CgtDaGVja1Jlc3VsdBI0CghkZWNpc2lvbhgBIAEoCzIgLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2VIABIpCgVlcnJvchgCIAEoCzIYLnJhdGVsaW1pdC52MS5DaGVja0Vycm9ySABCCAoGcmVzdWx0ImUKCkNoZWNrRXJyb3ISDAoEY29kZRgBIAEoBRIpCgZyZWFzb24YAiABKA4yGS5yYXRlbGltaXQudjEuRXJyb3JSZWFzb24SDwoHbWVzc2FnZRgDIAEoCRINCgVmaWVsZBgEIAEoCSJJChdTdHJlYW1DaGVja0xpbWl0UmVxdWVzdBIuCgVjaGVjaxgBIAEoCzIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdCJFChhTdHJlYW1DaGVja0xpbWl0UmVzcG9uc2USKQoGcmVzdWx0GAEgASgLMhkucmF0ZWxpbWl0LnYxLkNoZWNrUmVzdWx0Ms8DChBSYXRlTGltaXRTZXJ2aWNlEk8KCkNoZWNrTGltaXQSHy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlcXVlc3QaIC5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlc3BvbnNlEl4KD0JhdGNoQ2hlY2tMaW1pdBIkLnJhdGVsaW1pdC52MS5CYXRjaENoZWNrTGltaXRSZXF1ZXN0GiUucmF0ZWxpbWl0LnYxLkJhdGNoQ2hlY2tMaW1pdFJlc3BvbnNlEmUKEFN0cmVhbUNoZWNrTGltaXQSJS5yYXRlbGltaXQudjEuU3RyZWFtQ2hlY2tMaW1pdFJlcXVlc3QaJi5yYXRlbGltaXQudjEuU3RyZWFtQ2hlY2tMaW1pdFJlc3BvbnNlKAEwARJSCgtTZXR0bGVMaW1pdBIgLnJhdGVsaW1pdC52MS5TZXR0bGVMaW1pdFJlcXVlc3QaIS5yYXRlbGltaXQudjEuU2V0dGxlTGltaXRSZXNwb25zZRJPCgpFeHRlbmRIb2xkEh8ucmF0ZWxpbWl0LnYxLkV4dGVuZEhvbGRSZXF1ZXN0GiAucmF0ZWxpbWl0LnYxLkV4dGVuZEhvbGRSZXNwb25zZUJCWkBnaXRodWIuY29tL3JhdGVsaW1pdC1zZXJ2aWNlL2NsaWVudHMvZ28vcmF0ZWxpbWl0L3YxO3JhdGVsaW1pdHYxYgZwcm90bzM", [file_google_protobuf_duration, file_ratelimit_v1_errors, file_ratelimit_v1_limit]);
+  fileDesc("CiVyYXRlbGltaXQvdjEvcmF0ZV9saW1pdF9zZXJ2aWNlLnByb3RvEgxyYXRlbGltaXQudjEixAIKEUNoZWNrTGltaXRSZXF1ZXN0EhoKB2FwaV9rZXkYASABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAiABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAMgASgJEhEKBGNvc3QYBCABKARIAYgBARIeCgpyZXF1ZXN0X2lkGAUgASgJUgpyZXF1ZXN0X2lkEjYKBmNoYXJnZRgGIAEoDjImLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdC5DaGFyZ2USJwoEaG9sZBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiI8CgZDaGFyZ2USFgoSQ0hBUkdFX1VOU1BFQ0lGSUVEEAASDgoKSUZfQUxMT1dFRBABEgoKBkFMV0FZUxACQgwKCmNyZWRlbnRpYWxCBwoFX2Nvc3QiqAUKEkNoZWNrTGltaXRSZXNwb25zZRIPCgdhbGxvd2VkGAEgASgIEjcKBnJlYXNvbhgCIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuUmVhc29uEjcKBnNvdXJjZRgDIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuU291cmNlEhYKBmtleV9pZBgEIAEoCVIGa2V5X2lkEg8KB3N1YmplY3QYBSABKAkSDAoEcGxhbhgGIAEoCRINCgVsaW1pdBgHIAEoCRIRCglyZW1haW5pbmcYCCABKAMSOwoLcmV0cnlfYWZ0ZXIYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SC3JldHJ5X2FmdGVyEikKBmxpbWl0cxgKIAMoCzIZLnJhdGVsaW1pdC52MS5MaW1pdFJlc3VsdBImCg5yZXNlcnZhdGlvbl9pZBgLIAEoCVIOcmVzZXJ2YXRpb25faWQizgEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIQCgxXSVRISU5fTElNSVQQARIOCgpPVkVSX0xJTUlUEAISGQoVQ09TVF9FWENFRURTX0NBUEFDSVRZEAMSDwoLS0VZX1VOS05PV04QBBIPCgtLRVlfUkVWT0tFRBAFEhEKDUtFWV9TVVNQRU5ERUQQBhIPCgtLRVlfRVhQSVJFRBAHEhQKEERFR1JBREVEX0FMTE9XRUQQCBITCg9ERUdSQURFRF9ERU5JRUQQCSJVCgZTb3VyY2USFgoSU09VUkNFX1VOU1BFQ0lGSUVEEAASCQoFU1RPUkUQARIKCgZQT0xJQ1kQAhIMCghERUdSQURFRBADEg4KClVORU5GT1JDRUQQBCJzChJTZXR0bGVMaW1pdFJlcXVlc3QSJgoOcmVzZXJ2YXRpb25faWQYASABKAlSDnJlc2VydmF0aW9uX2lkEiUKC2FjdHVhbF9jb3N0GAIgASgESABSC2FjdHVhbF9jb3N0iAEBQg4KDF9hY3R1YWxfY29zdCJiChNTZXR0bGVMaW1pdFJlc3BvbnNlEg8KB2FsbG93ZWQYASABKAgSDwoHY2xhbXBlZBgCIAEoBBIpCgZsaW1pdHMYAyADKAsyGS5yYXRlbGltaXQudjEuTGltaXRSZXN1bHQiZAoRRXh0ZW5kSG9sZFJlcXVlc3QSJgoOcmVzZXJ2YXRpb25faWQYASABKAlSDnJlc2VydmF0aW9uX2lkEicKBGhvbGQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iPQoSRXh0ZW5kSG9sZFJlc3BvbnNlEicKBGhvbGQYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSQoWQmF0Y2hDaGVja0xpbWl0UmVxdWVzdBIvCgZjaGVja3MYASADKAsyHy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlcXVlc3QiRQoXQmF0Y2hDaGVja0xpbWl0UmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLnJhdGVsaW1pdC52MS5DaGVja1Jlc3VsdCJ4CgtDaGVja1Jlc3VsdBI0CghkZWNpc2lvbhgBIAEoCzIgLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2VIABIpCgVlcnJvchgCIAEoCzIYLnJhdGVsaW1pdC52MS5DaGVja0Vycm9ySABCCAoGcmVzdWx0ImUKCkNoZWNrRXJyb3ISDAoEY29kZRgBIAEoBRIpCgZyZWFzb24YAiABKA4yGS5yYXRlbGltaXQudjEuRXJyb3JSZWFzb24SDwoHbWVzc2FnZRgDIAEoCRINCgVmaWVsZBgEIAEoCSJJChdTdHJlYW1DaGVja0xpbWl0UmVxdWVzdBIuCgVjaGVjaxgBIAEoCzIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdCJFChhTdHJlYW1DaGVja0xpbWl0UmVzcG9uc2USKQoGcmVzdWx0GAEgASgLMhkucmF0ZWxpbWl0LnYxLkNoZWNrUmVzdWx0ItcBCgxHcmFudFJlcXVlc3QSGgoIZ3JhbnRfaWQYASABKAlSCGdyYW50X2lkEhoKB2FwaV9rZXkYAiABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAyABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAQgASgJEhEKBGNvc3QYBSABKARIAYgBARINCgV3YW50cxgGIAEoDRIqCgdyZXR1cm5zGAcgAygLMhkucmF0ZWxpbWl0LnYxLkdyYW50UmV0dXJuQgwKCmNyZWRlbnRpYWxCBwoFX2Nvc3QiYgoLR3JhbnRSZXR1cm4SGgoIZ3JhbnRfaWQYASABKAlSCGdyYW50X2lkEg4KBnVudXNlZBgCIAEoBBInCgVzcGVudBgDIAMoCzIYLnJhdGVsaW1pdC52MS5HcmFudFNwZW50IlwKCkdyYW50U3BlbnQSEAoIcmVzb3VyY2UYASABKAkSDwoHYWxsb3dlZBgCIAEoBBIOCgZkZW5pZWQYAyABKAQSDAoEY29zdBgEIAEoBBINCgVsaW1pdBgFIAEoCSKyBAoNR3JhbnRSZXNwb25zZRIaCghncmFudF9pZBgBIAEoCVIIZ3JhbnRfaWQSDwoHZ3JhbnRlZBgCIAEoDRImCgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SQwoPYXNrX2FnYWluX2FmdGVyGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uUg9hc2tfYWdhaW5fYWZ0ZXISPwoIcGVyX2NhbGwYBSABKA4yIy5yYXRlbGltaXQudjEuR3JhbnRSZXNwb25zZS5QZXJDYWxsUghwZXJfY2FsbBIyCghkZWNpc2lvbhgGIAEoCzIgLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2USLQoPcmVzb3VyY2VfcHJlZml4GAcgASgJSABSD3Jlc291cmNlX3ByZWZpeIgBARIiCgxyZXR1cm5zX21hZGUYCCABKAhSDHJldHVybnNfbWFkZSKqAQoHUGVyQ2FsbBIYChRQRVJfQ0FMTF9VTlNQRUNJRklFRBAAEg0KCU9WRVJEUkFGVBABEhEKDUNBTExTX0FUX09OQ0UQAhIUChBSRUZJTExTX1RPT19GQVNUEAMSEQoNRU5EU19UT09fU09PThAEEg4KClVORU5GT1JDRUQQBRIVChFTVE9SRV9VTkFWQUlMQUJMRRAGEhMKD1RPT19NQU5ZX0dSQU5UUxAHQhIKEF9yZXNvdXJjZV9wcmVmaXgykQQKEFJhdGVMaW1pdFNlcnZpY2USTwoKQ2hlY2tMaW1pdBIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdBogLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2USXgoPQmF0Y2hDaGVja0xpbWl0EiQucmF0ZWxpbWl0LnYxLkJhdGNoQ2hlY2tMaW1pdFJlcXVlc3QaJS5yYXRlbGltaXQudjEuQmF0Y2hDaGVja0xpbWl0UmVzcG9uc2USZQoQU3RyZWFtQ2hlY2tMaW1pdBIlLnJhdGVsaW1pdC52MS5TdHJlYW1DaGVja0xpbWl0UmVxdWVzdBomLnJhdGVsaW1pdC52MS5TdHJlYW1DaGVja0xpbWl0UmVzcG9uc2UoATABElIKC1NldHRsZUxpbWl0EiAucmF0ZWxpbWl0LnYxLlNldHRsZUxpbWl0UmVxdWVzdBohLnJhdGVsaW1pdC52MS5TZXR0bGVMaW1pdFJlc3BvbnNlEk8KCkV4dGVuZEhvbGQSHy5yYXRlbGltaXQudjEuRXh0ZW5kSG9sZFJlcXVlc3QaIC5yYXRlbGltaXQudjEuRXh0ZW5kSG9sZFJlc3BvbnNlEkAKBUdyYW50EhoucmF0ZWxpbWl0LnYxLkdyYW50UmVxdWVzdBobLnJhdGVsaW1pdC52MS5HcmFudFJlc3BvbnNlQkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_duration, file_ratelimit_v1_errors, file_ratelimit_v1_limit]);
 
 /**
  * One call to decide.
@@ -308,7 +308,7 @@ export enum CheckLimitResponse_Reason {
   DEGRADED_ALLOWED = 8,
 
   /**
-   * Denied by the plan's `on_store_failure`, because the bucket store was unavailable.
+   * Denied, undecided: the bucket store was unavailable (`on_store_failure`) or full, or the key was not read in time.
    *
    * @generated from enum value: DEGRADED_DENIED = 9;
    */
@@ -349,7 +349,7 @@ export enum CheckLimitResponse_Source {
   POLICY = 2,
 
   /**
-   * This server alone, because the bucket store was unavailable.
+   * This server alone: the bucket store was unavailable or full, or what is needed was not read in time.
    *
    * @generated from enum value: DEGRADED = 3;
    */
@@ -650,6 +650,315 @@ export const StreamCheckLimitResponseSchema: GenMessage<StreamCheckLimitResponse
   messageDesc(file_ratelimit_v1_rate_limit_service, 11);
 
 /**
+ * Units to be granted, and grants to be returned. All are of one key.
+ *
+ * @generated from message ratelimit.v1.GrantRequest
+ */
+export type GrantRequest = Message<"ratelimit.v1.GrantRequest"> & {
+  /**
+   * Names the grant: 32 lower-case hexadecimal digits, 16 random bytes, made by the caller anew for each grant. An id is used
+   * once: repeated while its grant lasts it is that grant, and afterwards, once it was returned, or with another `resource`,
+   * `cost` or `wants`, it gets nothing. Required unless `wants` is 0.
+   *
+   * @generated from field: string grant_id = 1 [json_name = "grant_id"];
+   */
+  grantId: string;
+
+  /**
+   * The key that the calls are made with. Required.
+   *
+   * @generated from oneof ratelimit.v1.GrantRequest.credential
+   */
+  credential: {
+    /**
+     * The secret API key as the caller presented it: `rlk_<env>_<id>_<secret>`.
+     *
+     * @generated from field: string api_key = 2 [json_name = "api_key"];
+     */
+    value: string;
+    case: "apiKey";
+  } | {
+    /**
+     * The key's public id, for callers that have verified the secret themselves.
+     *
+     * @generated from field: string key_id = 3 [json_name = "key_id"];
+     */
+    value: string;
+    case: "keyId";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * The resource that is called, as in CheckLimitRequest. The grant is good for all that `resource_prefix` of the response covers.
+   *
+   * @generated from field: string resource = 4;
+   */
+  resource: string;
+
+  /**
+   * Tokens that one unit takes from every limit: 1 to 9,007,199,254. Absent means 1. Limits that count CALLS give one token for
+   * a unit, so a unit is one call.
+   *
+   * @generated from field: optional uint64 cost = 5;
+   */
+  cost?: bigint | undefined;
+
+  /**
+   * Units wanted: 1 to 1,000,000, what is expected to be spent within half of a grant's `ttl`. 0 asks for none and only returns.
+   *
+   * @generated from field: uint32 wants = 6;
+   */
+  wants: number;
+
+  /**
+   * Grants of this key that have ended, or are given up with this request: nothing may be spent of them from the moment when it
+   * is sent. At most 64. They are returned in this order, before anything is granted.
+   *
+   * @generated from field: repeated ratelimit.v1.GrantReturn returns = 7;
+   */
+  returns: GrantReturn[];
+};
+
+/**
+ * Describes the message ratelimit.v1.GrantRequest.
+ * Use `create(GrantRequestSchema)` to create a new message.
+ */
+export const GrantRequestSchema: GenMessage<GrantRequest> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 12);
+
+/**
+ * A grant that is returned, and what was spent of it.
+ *
+ * @generated from message ratelimit.v1.GrantReturn
+ */
+export type GrantReturn = Message<"ratelimit.v1.GrantReturn"> & {
+  /**
+   * The id of the grant. One that the store does not know, since it was never made or ended more than 5 seconds ago, returns
+   * nothing, and can be granted no more: a caller that got no response to a request returns all units by its id.
+   *
+   * @generated from field: string grant_id = 1 [json_name = "grant_id"];
+   */
+  grantId: string;
+
+  /**
+   * Units that were not spent. More than were granted means all of them. They are returned to the limits that they were taken
+   * from, but never more of them than has not drained since, and to a quota only as long as its window is the same.
+   *
+   * @generated from field: uint64 unused = 2;
+   */
+  unused: bigint;
+
+  /**
+   * What was decided by the grant, and since the last one that was returned while there was none: this is what usage counts.
+   * It is counted once for each id, whatever became of the grant. At most 256 in one request.
+   *
+   * @generated from field: repeated ratelimit.v1.GrantSpent spent = 3;
+   */
+  spent: GrantSpent[];
+};
+
+/**
+ * Describes the message ratelimit.v1.GrantReturn.
+ * Use `create(GrantReturnSchema)` to create a new message.
+ */
+export const GrantReturnSchema: GenMessage<GrantReturn> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 13);
+
+/**
+ * Calls of one resource that a caller has decided by itself.
+ *
+ * @generated from message ratelimit.v1.GrantSpent
+ */
+export type GrantSpent = Message<"ratelimit.v1.GrantSpent"> & {
+  /**
+   * The resource, as in CheckLimitRequest.
+   *
+   * @generated from field: string resource = 1;
+   */
+  resource: string;
+
+  /**
+   * Calls that were allowed: at most 4,294,967,295.
+   *
+   * @generated from field: uint64 allowed = 2;
+   */
+  allowed: bigint;
+
+  /**
+   * Calls that were denied: at most 4,294,967,295.
+   *
+   * @generated from field: uint64 denied = 3;
+   */
+  denied: bigint;
+
+  /**
+   * Tokens that the allowed calls took: at most 9,007,199,254; 0 if none was allowed.
+   *
+   * @generated from field: uint64 cost = 4;
+   */
+  cost: bigint;
+
+  /**
+   * The limit by which the denied calls were denied, as `limit` of a decision named it. Empty if it is not known: then they
+   * count as denied, but for no limit.
+   *
+   * @generated from field: string limit = 5;
+   */
+  limit: string;
+};
+
+/**
+ * Describes the message ratelimit.v1.GrantSpent.
+ * Use `create(GrantSpentSchema)` to create a new message.
+ */
+export const GrantSpentSchema: GenMessage<GrantSpent> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 14);
+
+/**
+ * What was granted.
+ *
+ * @generated from message ratelimit.v1.GrantResponse
+ */
+export type GrantResponse = Message<"ratelimit.v1.GrantResponse"> & {
+  /**
+   * The `grant_id` of the request.
+   *
+   * @generated from field: string grant_id = 1 [json_name = "grant_id"];
+   */
+  grantId: string;
+
+  /**
+   * Units granted: `wants` at most, and a quarter of what the tightest limit has left at most, but one at least if it has one. 0:
+   * none, see `decision` and `per_call`.
+   *
+   * @generated from field: uint32 granted = 2;
+   */
+  granted: number;
+
+  /**
+   * How long the units may be spent, counted from before the request was sent: 10 milliseconds to 1 second, and never longer than a fifth
+   * of the time in which a token bucket fills, the window of a quota, the key, or an override lasts. Absent if none are granted.
+   *
+   * @generated from field: google.protobuf.Duration ttl = 3;
+   */
+  ttl?: Duration | undefined;
+
+  /**
+   * When to ask again, if none are granted. Absent if units are granted, or if it may be asked again at once, with another id.
+   *
+   * @generated from field: google.protobuf.Duration ask_again_after = 4 [json_name = "ask_again_after"];
+   */
+  askAgainAfter?: Duration | undefined;
+
+  /**
+   * Why such calls have to be checked one by one until `ask_again_after` is over. Zero: they have not.
+   *
+   * @generated from field: ratelimit.v1.GrantResponse.PerCall per_call = 5 [json_name = "per_call"];
+   */
+  perCall: GrantResponse_PerCall;
+
+  /**
+   * The decision on one unit, as CheckLimit returns it: `allowed` if units are granted, and `limits` are those that the grant
+   * covers, after it. If none are, the reason, and `retry_after` until one fits. Absent where nothing was decided: `wants` was 0,
+   * the id was used before, or `per_call` says why.
+   *
+   * @generated from field: ratelimit.v1.CheckLimitResponse decision = 6;
+   */
+  decision?: CheckLimitResponse | undefined;
+
+  /**
+   * All resources that begin with this have the same limits as `resource`, so the grant is good for all of them; empty for every
+   * resource. Absent: for `resource` alone. Set only with units.
+   *
+   * @generated from field: optional string resource_prefix = 7 [json_name = "resource_prefix"];
+   */
+  resourcePrefix?: string | undefined;
+
+  /**
+   * Whether the returns were made. If not, since the bucket store is unavailable, send them again with the next request.
+   *
+   * @generated from field: bool returns_made = 8 [json_name = "returns_made"];
+   */
+  returnsMade: boolean;
+};
+
+/**
+ * Describes the message ratelimit.v1.GrantResponse.
+ * Use `create(GrantResponseSchema)` to create a new message.
+ */
+export const GrantResponseSchema: GenMessage<GrantResponse> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 15);
+
+/**
+ * Why no units are granted for such calls, so that each has to be checked by itself (CheckLimit).
+ *
+ * @generated from enum ratelimit.v1.GrantResponse.PerCall
+ */
+export enum GrantResponse_PerCall {
+  /**
+   * They are: calls may be decided by grants.
+   *
+   * @generated from enum value: PER_CALL_UNSPECIFIED = 0;
+   */
+  PER_CALL_UNSPECIFIED = 0,
+
+  /**
+   * A limit with an `overdraft` applies, which decides by what calls cost in the end.
+   *
+   * @generated from enum value: OVERDRAFT = 1;
+   */
+  OVERDRAFT = 1,
+
+  /**
+   * A limit on calls at once applies, which has to know of each call.
+   *
+   * @generated from enum value: CALLS_AT_ONCE = 2;
+   */
+  CALLS_AT_ONCE = 2,
+
+  /**
+   * A token bucket applies that holds no more than it gains in 50 milliseconds: a grant would be over before it arrives.
+   *
+   * @generated from enum value: REFILLS_TOO_FAST = 3;
+   */
+  REFILLS_TOO_FAST = 3,
+
+  /**
+   * The window of a quota, the key, or an override ends within 10 milliseconds.
+   *
+   * @generated from enum value: ENDS_TOO_SOON = 4;
+   */
+  ENDS_TOO_SOON = 4,
+
+  /**
+   * No limit refuses calls now: see Enforcement. What is spent has to be seen by the limits all the same.
+   *
+   * @generated from enum value: UNENFORCED = 5;
+   */
+  UNENFORCED = 5,
+
+  /**
+   * The bucket store is unavailable, did not reply in time, or has no memory left for grants: CheckLimit decides by the plan's
+   * `on_store_failure`. The grant may have been made all the same: return all of it, by its id, with the next request.
+   *
+   * @generated from enum value: STORE_UNAVAILABLE = 6;
+   */
+  STORE_UNAVAILABLE = 6,
+
+  /**
+   * This server has granted to the key 1,000 times within this second.
+   *
+   * @generated from enum value: TOO_MANY_GRANTS = 7;
+   */
+  TOO_MANY_GRANTS = 7,
+}
+
+/**
+ * Describes the enum ratelimit.v1.GrantResponse.PerCall.
+ */
+export const GrantResponse_PerCallSchema: GenEnum<GrantResponse_PerCall> = /*@__PURE__*/
+  enumDesc(file_ratelimit_v1_rate_limit_service, 15, 0);
+
+/**
  * Decides, once per request, whether a call is allowed. A denial is data, not an error: the status is OK, `allowed` is
  * false and `reason` is set. Errors are for failures, and carry `google.rpc.ErrorInfo` with a reason of ErrorReason.
  *
@@ -711,6 +1020,21 @@ export const RateLimitService: GenService<{
     methodKind: "unary";
     input: typeof ExtendHoldRequestSchema;
     output: typeof ExtendHoldResponseSchema;
+  },
+  /**
+   * Grants units of calls ahead, for a gateway that decides calls of one key by itself, and takes back those that it has not
+   * spent: first the returns, then the grant, in one step. What is granted is charged now, to every limit that applies or to
+   * none, and may be spent until `ttl` is over. So in any time T at most what the limits admit in T + `ttl` is spent, and never
+   * more in all than they have admitted. Needs a token of role gateway. Idempotent: the same request again, by the same
+   * `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
+   * then nothing was done; send the same request again.
+   *
+   * @generated from rpc ratelimit.v1.RateLimitService.Grant
+   */
+  grant: {
+    methodKind: "unary";
+    input: typeof GrantRequestSchema;
+    output: typeof GrantResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_ratelimit_v1_rate_limit_service, 0);

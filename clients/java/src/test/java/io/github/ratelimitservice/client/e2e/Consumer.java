@@ -39,7 +39,7 @@ final class Consumer {
         write("pom.xml", "pom.xml", values);
     }
 
-    /** Compiles and runs the examples against the service. */
+    /** Compiles and runs the examples, and the gateway of the example project, against the service. */
     void runExamples(String target, String apiKey) throws IOException, InterruptedException {
         List<String> examples = EXAMPLE.matcher(Files.readString(Path.of("README.md")))
                 .results()
@@ -53,6 +53,9 @@ final class Consumer {
                     .replace("RateLimitClient.builder(\"localhost:50051\")", "RateLimitClient.builder(target)");
             methods.append("    static void ").append(name).append("() throws Exception {\n").append(lines).append("}\n");
         }
+        Path gateway = Path.of("src", "main", "java", "Gateway.java");
+        Files.createDirectories(folder.resolve(gateway).getParent());
+        Files.copy(Path.of("example").resolve(gateway), folder.resolve(gateway));
         write("Examples.java", "src/main/java/Examples.java", Map.of("EXAMPLES", methods.toString()));
         write("ExamplesTest.java", "src/test/java/ExamplesTest.java", Map.of("COUNT", String.valueOf(examples.size())));
         Path output = folder.resolve("output");
@@ -69,7 +72,7 @@ final class Consumer {
         process.destroy();
         String printed = Files.readString(output);
         assertTrue(hasEnded && process.exitValue() == 0, () -> "mvn in " + folder + ":\n" + printed);
-        assertTrue(printed.contains("Tests run: 2, Failures: 0, Errors: 0, Skipped: 0"), printed);
+        assertTrue(printed.contains("Tests run: 3, Failures: 0, Errors: 0, Skipped: 0"), printed);
         Folder.delete(folder);
     }
 

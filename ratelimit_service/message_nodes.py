@@ -1,4 +1,4 @@
-"""From the nodes of a YAML document to a message: each mistake with its line, and the word that was meant perhaps."""
+"""From the nodes of a YAML or JSON document to a message: each mistake with its line, its field, and what was meant."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -24,11 +24,21 @@ _TEXTS: Final = frozenset({FieldDescriptor.CPPTYPE_STRING})
 _KINDS: Final = {"scalar": "a single value", "list": "a list", "mapping": "an object"}
 
 
+class UnfitField(YamlError):
+    """A value that does not fit its field: `field` is the path of that, and `description` what is wrong with it."""
+
+    def __init__(self, node: Node, field: str, description: str, problem: str = "") -> None:
+        """PROBLEM is the same in a sentence that names the field, by default the two together."""
+        super().__init__(node.line, problem or f"{field} {description}")
+        self.field = field
+        self.description = description
+
+
 def fill(message: Message, root: Node, *, others: Sequence[str] = ()) -> frozenset[str]:
     """Read ROOT, a mapping in the shape of proto3 JSON, into MESSAGE. Returns the names of the fields that it sets.
 
-    A field that is set to an empty value is among them. Raises YamlError with the line of what does not fit. OTHERS are
-    fields beside those of the message that may have been meant.
+    A field that is set to an empty value is among them. Raises YamlError with the line of what does not fit, UnfitField
+    if that is one field. OTHERS are fields beside those of the message that may have been meant.
     """
     _check_object(root, message.DESCRIPTOR, "", others)
     try:
@@ -73,11 +83,13 @@ def _check_object(node: Node, descriptor: _Descriptor, path: str, others: Sequen
         if field is None:
             names = [*others, *(one.name for one in descriptor.fields)]
             where = f" in {path}" if path else ""
-            raise YamlError(
-                key.line,
-                f"unknown field {key.text[:_MAX_SHOWN]!r}{where}{did_you_mean(key.text, names) or _choice(names)}",
-            )
-        _check_field(value, field, f"{path}.{field.name}" if path else field.name)
+            name, hint = key.text[:_MAX_SHOWN], did_you_mean(key.text, names) or _choice(names)
+            raise UnfitField(key, _below(path, name), f"unknown field{hint}", f"unknown field {name!r}{where}{hint}")
+        _check_field(value, field, _below(path, field.name))
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _check_field(node: Node, field: _Field, path: str) -> None:
@@ -108,22 +120,20 @@ def _check_value(node: Node, field: _Field, path: str) -> None:
         names = [one.name for one in field.enum_type.values]
         if value not in names:
             choice = [name for name in names if not name.endswith("_UNSPECIFIED")]
-            raise YamlError(
-                node.line, f"{path} is {value[:_MAX_SHOWN]!r}{_choice(choice)}{did_you_mean(value, choice)}"
-            )
+            raise UnfitField(node, path, f"is {value[:_MAX_SHOWN]!r}{_choice(choice)}{did_you_mean(value, choice)}")
         return
     if field.cpp_type in _TEXTS and value is not None and not isinstance(value, str):
-        raise YamlError(node.line, f"{path} is {node.text[:_MAX_SHOWN]}, which is no text; write it in quotes")
+        raise UnfitField(node, path, f"is {node.text[:_MAX_SHOWN]}, which is no text; write it in quotes")
     owner = GetMessageClass(field.containing_type)()
     try:
         ParseDict({field.name: [value] if field.is_repeated else value}, owner)
     except UNREADABLE:
-        raise YamlError(node.line, f"{path} is {node.text[:_MAX_SHOWN]!r}; write {_form(field)}") from None
+        raise UnfitField(node, path, f"is {node.text[:_MAX_SHOWN]!r}; write {_form(field)}") from None
 
 
 def _require(node: Node, kind: str, path: str) -> None:
     if node.kind != kind:
-        raise YamlError(node.line, f"{path} is {_KINDS[node.kind]}; write {_KINDS[kind]}")
+        raise UnfitField(node, path, f"is {_KINDS[node.kind]}; write {_KINDS[kind]}")
 
 
 def _form(field: _Field) -> str:

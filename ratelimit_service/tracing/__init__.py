@@ -1,0 +1,1 @@
+"""Calls of which more is recorded than counts: spans for OpenTelemetry, and lines of the access log."""
