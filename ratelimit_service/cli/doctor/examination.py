@@ -20,6 +20,9 @@ from ratelimit_service.cli.doctor.grpc_port import check_grpc_port
 MAX_OFFSET_SECONDS: Final = 1.0
 """By which two clocks may differ: with NTP they do by milliseconds."""
 
+MAX_FEED_AGE: Final = 10.0
+"""Seconds since changes were in force; workers report half of that themselves, unless none is left."""
+
 MAX_USAGE_LAG: Final = 180.0
 """Seconds from which on usage counts as late: it can be queried after 75 s as a rule."""
 
@@ -182,20 +185,26 @@ def _ahead(seconds: float) -> str:
 def _modes(server: Examined) -> Iterator[Finding]:
     """Each way in which workers are degraded, and whether limits refuse."""
     for mode, reason in server.facts.degraded.items():
-        known = _MODES.get(mode, _Mode(Severity.WARNING, "docs/runbook.md of its version says what to do"))
-        remedy = known.remedy
-        if mode == "feed" and "postgres" in server.facts.silent:
-            remedy = "a key that was revoked may still be accepted, until Postgres answers again"
-        yield Finding(mode, known.severity, f"{reason}: {remedy}")
+        yield _mode(server, mode, reason)
     for reason in server.facts.reasons:
         yield Finding.warning("enforcement", f"{reason}; `ratelimit-service enforcement on` has limits refuse again")
+
+
+def _mode(server: Examined, mode: str, reason: str) -> Finding:
+    known = _MODES.get(mode, _Mode(Severity.WARNING, "docs/runbook.md of its version says what to do"))
+    remedy = known.remedy
+    if mode == "feed" and "postgres" in server.facts.silent:
+        remedy = "a key that was revoked may still be accepted, until Postgres answers again"
+    return Finding(mode, known.severity, f"{reason}: {remedy}")
 
 
 def _ages(server: Examined) -> Iterator[Finding]:
     """How old what it decides by is, and what it has counted."""
     age = server.metrics.get("ratelimit_change_feed_age_seconds")
     if age is not None and "feed" not in server.facts.degraded:
-        yield Finding.ok("feed", f"changes of keys and plans were in force {age:.1f} s ago")
+        reason = f"changes of keys and plans were in force {age:.1f} s ago"
+        # No worker may be left that would report it.
+        yield Finding.ok("feed", reason) if age <= MAX_FEED_AGE else _mode(server, "feed", reason)
     lag = server.metrics.get("ratelimit_usage_lag_seconds")
     if lag is None:
         return
