@@ -46,7 +46,7 @@ def test_make_run_installs_no_development_tools() -> None:
         shown = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
         installed[target] = re.findall(r" -e '\.\[(.*)\]'", shown)
     assert installed["run"] == ["console,embedded,envoy", "console,embedded"]
-    assert installed["setup"] == [*installed["run"], "dev"]
+    assert installed["setup"] == [*installed["run"], "dev,otel"]
 
 
 def test_it_fits_two_screens() -> None:

@@ -4,7 +4,8 @@ A transport asks `begin` at the start of each call. Of nearly all nothing is rec
 take where nothing is; around that of the others there is more, put together once, when the transport is.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Final, TypeAlias, TypeVar
 
@@ -76,24 +77,29 @@ class Recorder:
         async def recorded(
             sampled: SampledCall, checks: Sequence[Request], caller: Caller, deadline: float | None
         ) -> list[bytes]:
-            began, code = monotonic(), Code.CANCELLED
-            with serving(sampled):
+            with serving(sampled), self.recording(sampled, method):
                 self.admit(sampled, caller)
-                try:
-                    results = await decide(checks, caller, deadline)
-                    sampled.attributes = describe(b"".join(results))
-                    code = Code.OK
-                except ServiceError as error:
-                    code, sampled.error = error.code, error.reason
-                    raise
-                except Exception:
-                    code = Code.INTERNAL
-                    raise
-                finally:
-                    self.record(sampled, method, code, monotonic() - began)
+                results = await decide(checks, caller, deadline)
+                sampled.attributes = describe(b"".join(results))
             return results
 
         return choose
+
+    @contextmanager
+    def recording(self, call: SampledCall, method: str) -> Iterator[None]:
+        """Record CALL of METHOD at the end of the block, with the code of the error that ends it."""
+        began, code = monotonic(), Code.CANCELLED
+        try:
+            yield
+            code = Code.OK
+        except ServiceError as error:
+            code, call.error = error.code, error.reason
+            raise
+        except Exception:
+            code = Code.INTERNAL
+            raise
+        finally:
+            self.record(call, method, code, monotonic() - began)
 
     def record(self, call: SampledCall, method: str, code: Code, seconds: float) -> None:
         """Record CALL of METHOD, by its full name, which has ended with CODE after so many SECONDS."""

@@ -182,12 +182,13 @@ def test_servers_that_decide_have_no_role_that_may_write() -> None:
 
 
 def test_a_pod_has_time_to_drain(manifests: list[Manifest]) -> None:
-    """Its grace is longer than the pause before SIGTERM and the longest drain together."""
+    """Its grace is longer than the pause before SIGTERM, the delay after it, and the longest drain together."""
     pod = server(manifests)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    drain = next(int(each["value"]) for each in container["env"] if each["name"] == "RATELIMIT_DRAIN_TIMEOUT")
+    values = {each["name"]: each.get("value") for each in container["env"]}
+    drain, delay = int(values["RATELIMIT_DRAIN_TIMEOUT"]), int(values["RATELIMIT_DRAIN_DELAY"])
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    assert pod["terminationGracePeriodSeconds"] >= pause + 2 * drain + 10
+    assert pod["terminationGracePeriodSeconds"] >= pause + delay + 2 * drain + 10
 
 
 def test_every_pod_is_hardened(manifests: list[Manifest]) -> None:

@@ -16,7 +16,7 @@ from api.envoy.front import FrontEnvoy
 from api.envoy.upstream import Upstream
 from faults.gateways import GrpcGateways, Outcomes, SiteVisitors, front_of
 from faults.sizes import FULL, REPORT
-from fixtures.served import Server, _make_plans, free_address, launch
+from fixtures.served import Server, free_address, launch, make_plans
 from operations.probe import ask
 from server.certificates import Authority
 
@@ -80,7 +80,7 @@ async def test_with_tls_and_the_transport_grpcio(own_server: Callable[..., Serve
     )
     pem = authority.certificate.read_bytes()
     first._channel = grpc.secure_channel(first.address, grpc.ssl_channel_credentials(pem))
-    await asyncio.to_thread(_make_plans, first)
+    await asyncio.to_thread(make_plans, first)
     _, api_key = await asyncio.to_thread(first.key, "wide")
     first.close_channel()
     own = {"listen": free_address(), "operations_listen": free_address()}

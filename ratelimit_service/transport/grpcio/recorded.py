@@ -1,10 +1,8 @@
 """Calls that are sampled, decided as soon as they come, and what is recorded of them when they end."""
 
 from collections.abc import Awaitable
-from time import monotonic
 
 from ratelimit_service.api.recording import TRACEPARENT, TRACESTATE, Describe, Recorder
-from ratelimit_service.errors import Code, ServiceError
 from ratelimit_service.tracing.call import SampledCall, serving
 from ratelimit_service.transport.grpcio.context import Present, joined
 from ratelimit_service.transport.grpcio.interceptors import Call, Handler
@@ -47,19 +45,9 @@ def record(handler: Handler, describe: Describe, recorder: Recorder) -> Handler:
         return handler(call) if call.sampled is None else recorded(call, call.sampled)
 
     async def recorded(call: Call, sampled: SampledCall) -> bytes:
-        began, code = monotonic(), Code.CANCELLED
-        try:
+        with recorder.recording(sampled, call.method):
             response = await handler(call)
             sampled.attributes = describe(response)
-            code = Code.OK
-        except ServiceError as error:
-            code, sampled.error = error.code, error.reason
-            raise
-        except Exception:
-            code = Code.INTERNAL
-            raise
-        finally:
-            recorder.record(sampled, call.method, code, monotonic() - began)
         return response
 
     return handle

@@ -124,6 +124,7 @@ all
 - { name: RATELIMIT_OPERATIONS_LISTEN, value: "0.0.0.0:9464" }
 - { name: RATELIMIT_TRANSPORT, value: {{ ternary "auto" .Values.transport (eq $plane "control") | quote }} }
 - { name: RATELIMIT_WORKERS, value: {{ ternary 1 (int .Values.workers) (eq $plane "control") | quote }} }
+- { name: RATELIMIT_DRAIN_DELAY, value: {{ .Values.drainDelay | quote }} }
 - { name: RATELIMIT_DRAIN_TIMEOUT, value: {{ .Values.drainTimeout | quote }} }
 - { name: RATELIMIT_LOG_FORMAT, value: {{ .Values.logFormat | quote }} }
 {{- if .Values.tls.existingSecret }}
