@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import grpc
 import pytest
@@ -20,6 +20,10 @@ from ratelimit_service.buckets.breaker import SLOW
 __all__ = ["generator"]
 
 IN_TIME = 0.999 if FULL else 0.75
+OPENED_SECONDS = 0.25
+AT_ONCE = 0.015
+"""Seconds within which a decision comes that does not wait for a store that is slower than that or silent."""
+
 MAX_RATE = 10**6 if FULL else 100
 """Calls a second. In CI others take the cores away after the peak was measured."""
 
@@ -54,11 +58,19 @@ def target(
         server.close()
 
 
+class Seen(NamedTuple):
+    """A decision, or None, that was asked for at a monotonic time, in seconds, and came so much later."""
+
+    asked: float
+    took: float
+    source: "CheckLimitResponse.Source | None"
+
+
 class Sources:
     """Asks for a decision every 10 ms, in a thread, and notes when and from where it came."""
 
     def __init__(self, target: Target) -> None:
-        self.seen: list[tuple[float, CheckLimitResponse.Source | None]] = []
+        self.seen: list[Seen] = []
         self._target = target
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -73,12 +85,23 @@ class Sources:
 
     def last(self, source: "CheckLimitResponse.Source") -> float:
         """When the last decision from this SOURCE was asked for, 0 if there was none."""
-        return max((when for when, each in self.seen if each == source), default=0.0)
+        return max((each.asked for each in self.seen if each.source == source), default=0.0)
+
+    def without_waiting(self, since: float) -> float:
+        """When the first decision since then came that had not waited for the store, as with an open breaker."""
+        found = [
+            asked + took
+            for asked, took, source in self.seen
+            if asked > since and took < AT_ONCE and source == CheckLimitResponse.DEGRADED
+        ]
+        assert found, "each waited for the store"
+        return found[0]
 
     def _run(self) -> None:
         while not self._ended.wait(0.01):
-            when = time.monotonic()
-            self.seen.append((when, self._target.source(1.0)))
+            asked = time.monotonic()
+            source = self._target.source(1.0)
+            self.seen.append(Seen(asked, time.monotonic() - asked, source))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -100,10 +123,13 @@ def test_callers_are_answered_in_time(target: Target, generator: Generator, faul
     back = sources.last(CheckLimitResponse.DEGRADED) - ended
     grown = target.server.memory_mb() - before
     transport = target.server.settings.transport
-    REPORT.append(f"{fault} {transport} {rate:.0f}/s {during.shown} back={back:.2f}s memory={grown:+.0f}MiB")
+    opened = sources.without_waiting(began) - began
+    figures = f"breaker={opened:.3f}s back={back:.2f}s memory={grown:+.0f}MiB"
+    REPORT.append(f"{fault} {transport} {rate:.0f}/s {during.shown} {figures}")
     assert during.share >= IN_TIME, during.shown
     assert during.p99_ms <= DEADLINE_MS, during.shown
     assert sources.last(CheckLimitResponse.DEGRADED) > began
+    assert opened <= OPENED_SECONDS * FACTOR
     assert back <= 2 * FACTOR
     assert target.source(1.0) == CheckLimitResponse.STORE
     assert grown <= MEMORY_MB
@@ -119,7 +145,7 @@ def test_callers_with_a_millisecond_beside_others(target: Target, generator: Gen
     with Sources(target) as sources:
         hurried = answers(load)
     target.store.proxy.heal()
-    seen = [source for _, source in sources.seen]
+    seen = [each.source for each in sources.seen]
     REPORT.append(
         f"callers with 1 ms: {hurried.shown}; {len(seen)} others, {seen.count(CheckLimitResponse.DEGRADED)} degraded"
     )
