@@ -37,6 +37,8 @@ class Gap(Enum):
     """What it has read last is not in the feed any more, as after a restore of the database from a backup."""
     OUT_OF_ORDER = "out_of_order"
     """A change came before one that it has read: somebody wrote that with a number far ahead, and it is ignored now."""
+    RESTARTED = "restarted"
+    """Postgres was restarted, or another server took over: what was read of it beside the feed may have been lost."""
 
 
 class Beat(NamedTuple):

@@ -312,7 +312,7 @@ FEED_GAPS: Final = Described(
     "ratelimit_change_feed_gaps_total",
     Kind.COUNTER,
     "Times that all was read again, because changes may be missing.",
-    "`went_back`: Postgres was restored from a backup, or lost transactions.",
+    "`went_back`: Postgres was restored from a backup, or lost transactions. `restarted`: with each restart of it.",
     {"cause": tuple(gap.value for gap in Gap)},
 )
 POLICIES: Final = Described(
