@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ratelimit_service.bootstrap import DecisionPlane
 from ratelimit_service.operations.readiness import Readiness
-from ratelimit_service.postgres.migrate import Schema, head, read_schema
+from ratelimit_service.postgres.schema import Schema, head, read_schema
 from ratelimit_service.server.certificate_ends import certificate_ends, certificate_files
 from ratelimit_service.settings import Settings
 
