@@ -139,6 +139,21 @@ def test_memory_is_bounded() -> None:
     assert len(levels) == 10
 
 
+def test_values_that_callers_choose_have_no_key_forgotten() -> None:
+    """However many are made up, what was seen of the buckets of keys is kept, and is raised first."""
+    levels, store = LevelMemory(lambda: 0.0, size=10, chosen=5), ReferenceBuckets()
+    quota = Limit("q", Quota(100, Window.DAY))
+    own = Bucket("key", 0, quota)
+    for bucket in (own, *(Bucket(str(number), 0, quota, family=7) for number in range(100))):
+        charge = Charge((bucket,), (1,))
+        levels.observe([charge], store.charge([charge], START_US), 0.0)
+    assert len(levels) == 6
+    assert levels.find(Bucket("key", 0, quota)) is own.level
+    assert levels.find(Bucket("99", 0, quota, family=7)) is not None
+    assert levels.find(Bucket("9", 0, quota, family=7)) is None
+    assert [seen.bucket.name for seen in levels.quotas()] == ["key", "99", "98", "97", "96", "95"]
+
+
 def test_old_evidence_counts_for_nothing() -> None:
     """What was seen more than a minute ago says nothing of who calls now."""
     fleet = Fleet(2, FORTY)
