@@ -80,6 +80,7 @@ def test_mistakes_are_found_in_bounded_time() -> None:
         json.dumps({"checks": [*rows, {"cost": "x"}]}),
         json.dumps({"checks": [{"resource": "\\" * 30_000, "cost": "x"}]}),
         json.dumps({"x" * 60_000: 1}),
+        "{" + "".join(f'"{number:x}":0,' for number in range(7_500)) + '"twice":0,"twice":0}',
     ]
     for text in texts:
         began = time.process_time()

@@ -50,7 +50,9 @@ local AFTERWARDS, RESERVES, SETTLES, EXTENDS, GRANTS = 2, 4, 8, 16, 32
 local HELD_MS = 10000 -- how long a reservation is kept after its hold has ended
 local MAX_HOLD = 86400000000 -- from when a reservation was made until its last hold ends
 local FEW = 4 -- new buckets of a family for each partition and minute, while room is scarce
-local SHORT_MS = 2000 -- how long the results of requests are kept on a server that is full
+local SHORT_MS = 2000 -- how long the results of requests are kept while room is scarce
+local SHORT = ROOM_LEFT > 0 and SHORT_MS < tonumber(ARGV[2]) -- whether they are kept for so long only
+local RESULT_MS = SHORT and SHORT_MS or tonumber(ARGV[2])
 local USAGE_SHARE = 0.125 -- of the bytes that counts may take, on a server that is full
 
 local batch = cmsgpack.unpack(ARGV[1])
@@ -452,7 +454,7 @@ while p <= size do
           if not returned then
             decided = decided + grants.add(-series, p + stride * count)
             records[record] = 's'
-            lasts[record] = ROOM_LEFT == 3 and math.min(tonumber(ARGV[2]), SHORT_MS) or tonumber(ARGV[2])
+            lasts[record] = RESULT_MS
           end
           o = o + 2 + count
         else
@@ -590,7 +592,7 @@ while p <= size do
       changed = true
       records[record] = 's' .. cmsgpack.pack({unpack(out, o, last)})
       if state == 'n' then records[record] = records[record] .. cmsgpack.pack(marks_of(p, count)) end
-      lasts[record] = ROOM_LEFT == 3 and math.min(tonumber(ARGV[2]), SHORT_MS) or tonumber(ARGV[2])
+      lasts[record] = RESULT_MS
     end
   elseif #previous == last - o + 1 and (not marks or marks == marks_of(p, count)) then
     for i = o, last do out[i] = previous[i - o + 1] end
@@ -619,9 +621,8 @@ for k = 1, #KEYS do
       redis.call('HINCRBY', minute_of(k), families[k], 1)
       redis.call('EXPIRE', minute_of(k), 60, 'LT') -- if it has none yet, or one from before the clock stepped back
     end
-  elseif results[k] and ROOM_LEFT == 3 then
-    local short = math.min(tonumber(ARGV[2]), SHORT_MS)
-    redis.call('SET', KEYS[k], results[k] .. cmsgpack.pack(short), 'PX', short) -- refund.lua reads it
+  elseif results[k] and SHORT then
+    redis.call('SET', KEYS[k], results[k] .. cmsgpack.pack(SHORT_MS), 'PX', SHORT_MS) -- refund.lua reads it
   elseif results[k] then
     redis.call('SET', KEYS[k], results[k], 'PX', ARGV[2])
   end
