@@ -69,6 +69,8 @@ def set_up_logging(
     root.setLevel(level.upper())
     # It logs which database it uses at every check of the schema, and so at every start of a worker.
     logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
+    # It logs each statement that is given up, and not where: whoever gives one up reports that.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -114,8 +114,10 @@ class _Decoded:
                 self._found[row.domain] = await aside(_decode, row) if large else _decode(row)
             except Exception as error:  # noqa: BLE001 whatever is wrong with a row, it must harm its domain alone
                 self._unreadable.add(row.domain)
-                why = f"{type(error).__name__}: {error}"
-                self._reported.report("rule_versions", f"domain {row.domain!r} version {row.version}", why)
+                why = f"version {row.version}: {type(error).__name__}: {error}"
+                self._reported.report("rule_versions", f"domain {row.domain!r}", why)
+            else:
+                self._reported.readable("rule_versions", f"domain {row.domain!r}")
 
     def result(self) -> FetchedRules:
         return FetchedRules(self._found, frozenset(self._unreadable - self._found.keys()))

@@ -83,6 +83,8 @@ class PostgresTokenSource:
                 last = self._last.get(row.token_id)
                 if last is not None and row.digest in (None, last.digest):
                     tokens[row.token_id] = last
+            else:
+                self._unreadable.readable("admin_tokens", f"token {row.token_id!r}")
         self._last = tokens
         return TokenTable(version, tokens)
 
