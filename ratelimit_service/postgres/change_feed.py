@@ -17,6 +17,7 @@ _POLL_SECONDS = 0.9
 
 _ANSWER_SECONDS = 1.0
 _MAX_PER_READ = 10_000
+_MAX_NAME = 1_024  # bytes: no subject, plan or domain has a name as long
 _FIRST = 1  # the number of the first change ever
 _NOWHERE = (0, -1)
 _MAX_GAPS = 8
@@ -49,7 +50,7 @@ _READ = """
         FROM (SELECT 1) AS one LEFT JOIN feed_heartbeat AS beat ON isfinite(beat.time)
     ) AS feed
     LEFT JOIN LATERAL (
-        SELECT number, kind, name, time::text FROM changes
+        SELECT number, kind, CASE WHEN octet_length(name) <= %(longest)s THEN name END AS name, time::text FROM changes
         WHERE number > %(after)s AND number NOT BETWEEN %(ignored)s AND %(until)s ORDER BY number LIMIT %(most)s
     ) AS later ON true
     ORDER BY later.number
@@ -124,6 +125,7 @@ class PostgresChangeFeed:
         parameters = {
             "after": after,
             "most": _MAX_PER_READ,
+            "longest": _MAX_NAME,
             "lows": [low for low, _ in self._gaps],
             "highs": [high for _, high in self._gaps],
             "ignored": first,
@@ -182,7 +184,8 @@ class PostgresChangeFeed:
     def _readable(self, rows: Iterable[tuple[int, object, object, str]]) -> Iterator[Change]:
         for number, kind, name, _ in rows:
             if kind not in _KINDS or not isinstance(name, str):
-                what = f"its kind is {kind!r} and its name {name!r}; it is skipped"
+                shown = "too long" if name is None else repr(name)
+                what = f"its kind is {kind!r} and its name {shown}; it is skipped"
                 self._unreadable.report("changes", f"number {number}", what)
             else:
                 yield from_row(str(kind), name)
