@@ -277,15 +277,15 @@ class LevelMemory:
 
     def _remember(self, bucket: Bucket, now: float) -> Level:
         """The level of a bucket that is new here, perhaps known by another object of the same name."""
-        if isinstance(bucket.limit.algorithm, Concurrency):  # LOCAL has slots of its own
-            slots = bucket.level = Level(bucket, now)
-            return slots
+        if isinstance(bucket.limit.algorithm, Concurrency):  # LOCAL has slots of its own: nothing is to be recalled
+            return Level(bucket, now)
         levels, size = (self._chosen, self._chosen_size) if bucket.family else (self._levels, self._size)
         level = levels.get(bucket.name)
         if level is None:
             level = levels[bucket.name] = Level(bucket, now)
             if len(levels) > size:
-                levels.popitem(last=False)
+                _, forgotten = levels.popitem(last=False)
+                forgotten.bucket.level = None  # else each holds the other, and old garbage is never collected
         bucket.level = level
         return level
 
