@@ -35,6 +35,7 @@ const (
 	SourcePolicy      = ratelimitv1.CheckLimitResponse_POLICY
 	SourceDegraded    = ratelimitv1.CheckLimitResponse_DEGRADED
 	SourceUnenforced  = ratelimitv1.CheckLimitResponse_UNENFORCED
+	SourceGrant       = ratelimitv1.CheckLimitResponse_GRANT
 )
 
 // Origin is who decided.

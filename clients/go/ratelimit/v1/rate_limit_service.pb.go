@@ -177,6 +177,8 @@ const (
 	CheckLimitResponse_DEGRADED CheckLimitResponse_Source = 3
 	// The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied.
 	CheckLimitResponse_UNENFORCED CheckLimitResponse_Source = 4
+	// Units that a client holds, see Grant: it has decided the call by itself. Never sent.
+	CheckLimitResponse_GRANT CheckLimitResponse_Source = 5
 )
 
 // Enum value maps for CheckLimitResponse_Source.
@@ -187,6 +189,7 @@ var (
 		2: "POLICY",
 		3: "DEGRADED",
 		4: "UNENFORCED",
+		5: "GRANT",
 	}
 	CheckLimitResponse_Source_value = map[string]int32{
 		"SOURCE_UNSPECIFIED": 0,
@@ -194,6 +197,7 @@ var (
 		"POLICY":             2,
 		"DEGRADED":           3,
 		"UNENFORCED":         4,
+		"GRANT":              5,
 	}
 )
 
@@ -1574,7 +1578,7 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x06ALWAYS\x10\x02B\f\n" +
 	"\n" +
 	"credentialB\a\n" +
-	"\x05_cost\"\xea\x05\n" +
+	"\x05_cost\"\xf5\x05\n" +
 	"\x12CheckLimitResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12?\n" +
 	"\x06reason\x18\x02 \x01(\x0e2'.ratelimit.v1.CheckLimitResponse.ReasonR\x06reason\x12?\n" +
@@ -1599,7 +1603,7 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\rKEY_SUSPENDED\x10\x06\x12\x0f\n" +
 	"\vKEY_EXPIRED\x10\a\x12\x14\n" +
 	"\x10DEGRADED_ALLOWED\x10\b\x12\x13\n" +
-	"\x0fDEGRADED_DENIED\x10\t\"U\n" +
+	"\x0fDEGRADED_DENIED\x10\t\"`\n" +
 	"\x06Source\x12\x16\n" +
 	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05STORE\x10\x01\x12\n" +
@@ -1607,7 +1611,8 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x06POLICY\x10\x02\x12\f\n" +
 	"\bDEGRADED\x10\x03\x12\x0e\n" +
 	"\n" +
-	"UNENFORCED\x10\x04\"s\n" +
+	"UNENFORCED\x10\x04\x12\t\n" +
+	"\x05GRANT\x10\x05\"s\n" +
 	"\x12SettleLimitRequest\x12&\n" +
 	"\x0ereservation_id\x18\x01 \x01(\tR\x0ereservation_id\x12%\n" +
 	"\vactual_cost\x18\x02 \x01(\x04H\x00R\vactual_cost\x88\x01\x01B\x0e\n" +

@@ -199,6 +199,8 @@ class CheckLimitResponse(_message.Message):
         """This server alone: the bucket store was unavailable or full, or what is needed was not read in time."""
         UNENFORCED: CheckLimitResponse._Source.ValueType  # 4
         """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
+        GRANT: CheckLimitResponse._Source.ValueType  # 5
+        """Units that a client holds, see Grant: it has decided the call by itself. Never sent."""
 
     class Source(_Source, metaclass=_SourceEnumTypeWrapper):
         """What the decision is based on."""
@@ -213,6 +215,8 @@ class CheckLimitResponse(_message.Message):
     """This server alone: the bucket store was unavailable or full, or what is needed was not read in time."""
     UNENFORCED: CheckLimitResponse.Source.ValueType  # 4
     """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
+    GRANT: CheckLimitResponse.Source.ValueType  # 5
+    """Units that a client holds, see Grant: it has decided the call by itself. Never sent."""
 
     ALLOWED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
