@@ -55,7 +55,7 @@ class State(NamedTuple):
 
     `part / per` of a further micro-token had drained, 0 or more and less than 1. `keep` is a time when all has drained
     for every limit that was charged. `levels` are those of limits that hold less than `used`, the one charged last
-    first; while there are any, `used` drains at `rate`, and is void at `void`, if its limits were unknown. `refunded` are
+    first; while there are any, `used` drains at `rate`, and is void at `void`, if its limits were unknown. `refunded`:
     the micro-tokens that were refunded so far, and one; 0 until units were granted of it.
     """
 
@@ -240,15 +240,12 @@ def second_of(at: int, hold_us: int) -> int:
     return -(-at // (step * MICRO)) * step
 
 
-def _undrained(terms: Terms, amount: int, reserved: int, made_at: int, at: int, before: int = 0) -> int:
-    """How much of what was RESERVED, AMOUNT of it for nothing, can be returned: what has not drained until AT.
-
-    BEFORE is what was used before it, as far as that was not refunded since: it has drained first.
-    """
+def _undrained(terms: Terms, amount: int, reserved: int, made_at: int, at: int) -> int:
+    """How much of what was RESERVED, AMOUNT of it for nothing, can be returned: what has not drained until AT."""
     if terms.window is not None:
         return 0 if made_at < span(terms.window, at)[0] else amount
     drained = -(-max(at - made_at, 0) * terms.rate[0] // terms.rate[1])
-    return max(min(amount, reserved + max(before, 0) - drained), 0)
+    return max(min(amount, reserved - drained), 0)
 
 
 def _returned(terms: Terms, stored: State, amount: int, now_us: int) -> State:
@@ -560,8 +557,9 @@ class ReferenceBuckets:
                 state, stored = self._advanced(bucket, terms, -1, now_us)
                 back, in_all = units * each * MICRO, lent.units * each * MICRO
                 used, refunded = lent.after[bucket.name]
-                before = used - in_all - (stored.refunded - refunded) if stored.refunded >= refunded else 0
-                amount = _undrained(terms, back, in_all, lent.made_at, state.at, before)
+                if stored.refunded >= refunded:  # what was used before it drains first, unless it was refunded since
+                    in_all = max(in_all, used - (stored.refunded - refunded))
+                amount = _undrained(terms, back, in_all, lent.made_at, state.at)
                 if amount:
                     self._states[bucket.name] = _returned(terms, stored, amount, now_us)
         hold = Returned(units, tokens, again=False)
