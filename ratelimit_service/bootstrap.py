@@ -356,6 +356,8 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
         settlements = Settlements(keys, buckets, ids)
         grants = Grants(keys, buckets, clock)
+        policies.changed = grants.watches.changed
+        enforcement.add(grants.watches)  # after the policies, so that what is asked for anew is by the new ones
         headers = LimitHeaders(settings.limit_headers)
         out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
         envoy_rate_limit = EnvoyRateLimitService(

@@ -40,6 +40,9 @@ REQUESTS: dict[str, Message] = {
     "RateLimitService/SettleLimit": decision_pb2.SettleLimitRequest(reservation_id="none", actual_cost=1),
     "RateLimitService/ExtendHold": decision_pb2.ExtendHoldRequest(reservation_id="none", hold={"seconds": 1}),
     "RateLimitService/Grant": decision_pb2.GrantRequest(grant_id="0" * 32, wants=1, **_CHECK),
+    "RateLimitService/StreamGrant": decision_pb2.StreamGrantRequest(
+        requests=[decision_pb2.GrantRequest(grant_id="0" * 32, wants=1, **_CHECK)]
+    ),
     "ManageKey, reading": admin_pb2.ManageKeyRequest(list={}),
     "ManageKey, changing": admin_pb2.ManageKeyRequest(revoke={"key_id": "0123456789abcdef"}),
     "ManagePlan, reading": admin_pb2.ManagePlanRequest(list={}),

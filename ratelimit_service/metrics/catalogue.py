@@ -86,7 +86,7 @@ CALL_SECONDS: Final = Described(
 OPEN_STREAMS: Final = Described(
     "ratelimit_open_streams",
     Kind.GAUGE,
-    "Streams of checks that are open.",
+    "Streams of checks and of grants that are open.",
     "A gateway needs one or a few for each connection. A process closes the quietest beyond 2,000.",
     across="sum",
 )
@@ -172,10 +172,10 @@ GRANTS: Final = Described(
     Kind.COUNTER,
     "Grants by event; asked: calls that want units; made: those that got some; repeated: the same grant or return "
     "again, which changes nothing; returned: with what was spent; gone: returned when the store did not know it any "
-    "more, or never did.",
+    "more, or never did; withdrawn: keys whose grants a stream has withdrawn.",
     "Made but not returned: holders die or forget to. Gone: they return too late, and what they did not spend stays "
     "charged.",
-    {"event": ("asked", "made", "repeated", "returned", "gone")},
+    {"event": ("asked", "made", "repeated", "returned", "gone", "withdrawn")},
 )
 GRANT_UNITS: Final = Described(
     "ratelimit_grant_units_total",

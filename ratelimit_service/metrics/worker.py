@@ -66,11 +66,23 @@ class Settled(Protocol):
     """The number of reservations that were ended because their callers had left."""
 
 
+class Withdrawn(Protocol):
+    """The part of the watches that is read here."""
+
+    withdrawn: int
+    """The number of keys whose grants were withdrawn."""
+
+
 class Asked(Protocol):
     """The part of the grants that is read here."""
 
     asked: int
     """The number of calls that wanted units."""
+
+    @property
+    def watches(self) -> Withdrawn:
+        """Who holds grants that were made on streams."""
+        ...
 
 
 class Tokens(Protocol):
@@ -382,6 +394,7 @@ class WorkerMetrics:
     def _count_grants(self, counts: Counts, grants: Asked) -> None:
         events, units = counts.reservations.grants.events, counts.reservations.grants.units
         self._count(catalogue.GRANTS, lambda: grants.asked, "asked")
+        self._count(catalogue.GRANTS, lambda: grants.watches.withdrawn, "withdrawn")
         for event in events:
             self._count(catalogue.GRANTS, partial(events.__getitem__, event), event)
         for what in units:

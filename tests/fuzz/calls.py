@@ -21,6 +21,8 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     GrantResponse,
     SettleLimitRequest,
     SettleLimitResponse,
+    StreamGrantRequest,
+    StreamGrantResponse,
 )
 from ratelimit_service.api.messages import MAX_MESSAGE
 from ratelimit_service.decision.limit import MICRO
@@ -34,7 +36,16 @@ from ratelimit_service.transport.envoy.framing import (
     headers_of,
     single_message,
 )
-from ratelimit_service.transport.envoy.paths import AUTHORIZE, BATCH, CHECK, EXTEND, GRANT, SETTLE, SHOULD_RATE_LIMIT
+from ratelimit_service.transport.envoy.paths import (
+    AUTHORIZE,
+    BATCH,
+    CHECK,
+    EXTEND,
+    GRANT,
+    SETTLE,
+    SHOULD_RATE_LIMIT,
+    STREAM_GRANTS,
+)
 
 _KEYS = [str(KEY), str(REVOKED), str(UNKNOWN), f"Bearer {KEY}", f"bearer  {REVOKED} ", str(KEY)[:-1], "Bearer"]
 _ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource", "reservation_id"]
@@ -160,6 +171,22 @@ def grant(data: bytes) -> None:
             assert message.returns_made
 
 
+def stream_grants(data: bytes) -> None:
+    """A message of a stream, of any requests: as many results, each as of a single one; or it ends the stream."""
+    choices = Choices(data)
+    world().clock.time_us += MICRO // 2
+    world().forget_grants()
+    is_gateway = choices.byte() < 250
+    body = _message(choices, _stream_grant)
+    code, response = world().call(STREAM_GRANTS, frame(body), gateway=is_gateway)
+    assert code in {Code.OK if is_gateway else 7, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED}
+    if not code:
+        message, requests = _same(response, StreamGrantResponse), StreamGrantRequest.FromString(body).requests
+        for result, request in zip(message.results, requests, strict=True):
+            assert result.response.granted <= request.wants
+            assert result.WhichOneof("result") == "response" or result.error.code == Code.INVALID_ARGUMENT
+
+
 def _same(data: bytes, message: type[Message]) -> Message:
     """What protobuf reads of bytes that were written by hand: nothing is unknown, and it writes as many bytes."""
     read = message.FromString(data)
@@ -247,6 +274,11 @@ def _grant(choices: Choices) -> GrantRequest:
     return request
 
 
+def _stream_grant(choices: Choices) -> StreamGrantRequest:
+    count = choices.pick([1, 2, 3, 0, 64, 65, 5, 8])
+    return StreamGrantRequest(requests=[_grant(choices) for _ in range(min(count, 4))] * max(1, count // 4))
+
+
 def _batch(choices: Choices) -> BatchCheckLimitRequest:
     count = choices.pick([1, 2, 3, 0, 256, 257, 5, 8])
     return BatchCheckLimitRequest(checks=[_check(choices) for _ in range(min(count, 8))] * max(1, count // 8))
@@ -261,5 +293,6 @@ TARGETS = [
     Target("authorize", authorize, _SEEDS, 1_024),
     Target("settle", settle, [bytes([n, 1, 1, at, 0, 0, n, n, 1, 5]) for n in (0, 1, 2) for at in (0, 3, 255)], 256),
     Target("grant", grant, [bytes([n, 0, 3, n, 0, 0, m, 0, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 2)], 512),
+    Target("stream_grants", stream_grants, [bytes([0, n, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 4)], 512),
     Target("check_limit", check_limit, [flag + seed for flag in (b"\0", b"\1") for seed in _SEEDS], 1_024),
 ]

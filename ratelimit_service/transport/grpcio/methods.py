@@ -37,6 +37,7 @@ from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABL
 from ratelimit_service.api.rate_limit.described import describe_check, describe_checks
 from ratelimit_service.api.rate_limit.reader import read_extension, read_grant, read_settlement
 from ratelimit_service.api.rate_limit.service import DecideGroup, RateLimitService
+from ratelimit_service.api.rate_limit.streams import Streams, check_streams, grant_streams
 from ratelimit_service.api.recording import Describe, Recorder, nothing_described
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.metrics import CallCounts
@@ -154,6 +155,10 @@ def decision_methods(  # noqa: PLR0913  what they are made of
     decide: DecideGroup = service.decide_group
     if recorder is not None:
         decide = recorder.groups(f"/{RATE_LIMIT_SERVICE}/StreamCheckLimit", decide, describe_checks)
+
+    def streamed(streams: Streams[Any]) -> Handler:
+        return stream(streams, service.streams, admission)
+
     return _bound(
         RATE_LIMIT_SERVICE,
         {
@@ -162,7 +167,8 @@ def decision_methods(  # noqa: PLR0913  what they are made of
             "SettleLimit": (_single, intercept(unary(read_settlement, service.settle_limit, unfinished))),
             "ExtendHold": (_single, intercept(unary(read_extension, service.extend_hold, unfinished))),
             "Grant": (_single, intercept(grant)),
-            "StreamCheckLimit": (_streamed, intercept(stream(service, decide, admission), stream=True)),
+            "StreamCheckLimit": (_streamed, intercept(streamed(check_streams(service, decide)), stream=True)),
+            "StreamGrant": (_streamed, intercept(streamed(grant_streams(service, recorder)), stream=True)),
         },
     )
 

@@ -197,6 +197,7 @@ class GrpcServer:
             admin = admin_methods(key_admin, planes.authenticator, calls, present, unfinished, recorder=recorder)
         self._ports = _ports(settings, decisions, admin)
         self._health = Health(planes.probes, {service for port in self._ports for service in port.services})
+        self._end_streams = planes.rate_limit.grants.watches.end
         self._notify: Notify = send_goaway
 
     @property
@@ -216,11 +217,13 @@ class GrpcServer:
         """Stop: report it to health watchers, close connections gracefully, and give calls at most TIMEOUT seconds.
 
         Calls that come before their client has disconnected are served, for half of TIMEOUT at most, and for no longer
-        than a second or, of clients that were sent GOAWAY, five.
+        than a second or, of clients that were sent GOAWAY, five. Streams of grants, which last as long as their client,
+        end at once.
         """
         await self._health.drain()
         if all(port.server is None for port in self._ports):
             return
+        self._end_streams()
         began = monotonic()
         numbers = [port.number for port in self._ports if port.server is not None and port.number]
         grace, patience = min(timeout / 2, _MAX_GRACE), min(timeout / 2, _MAX_PATIENCE)

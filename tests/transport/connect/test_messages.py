@@ -91,7 +91,7 @@ def test_mistakes_are_found_in_bounded_time() -> None:
 
 def test_every_unary_method_is_served() -> None:
     """All of RateLimitService and KeyAdminService but the one stream."""
-    assert {path.rpartition("/")[2] for path in STREAMS} == {"StreamCheckLimit"}
+    assert {path.rpartition("/")[2] for path in STREAMS} == {"StreamCheckLimit", "StreamGrant"}
     assert {path.rpartition("/")[0] for path in METHODS} == {
         "/ratelimit.v1.KeyAdminService",
         "/ratelimit.v1.RateLimitService",

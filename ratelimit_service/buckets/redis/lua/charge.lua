@@ -71,6 +71,7 @@ local reserves, settles, extends = false, false, false -- what the charge does t
 -- When that was made; when its hold ends; the second with which its slots come back, and did before. A byte for each bucket of the
 -- charge from which it took nothing, and for each that it was not made with: its position from 0.
 local made_at, ends, second, second_before, untaken, foreign
+local used_after -- of a grant that is returned, by the number of a bucket what was used after it; see grants.lua
 local clamped -- by the number of a bucket the tokens that it did not record; nil while there are none
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
 local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
@@ -97,20 +98,30 @@ local function has_room(k, family)
   return true
 end
 
+-- Counts micro-tokens that are refunded to the bucket K. Begins anew before the number is inexact: smaller ones say nothing.
+local function count_refund(k, amount)
+  if refunds[k] then refunds[k] = refunds[k] < 2^52 and refunds[k] + amount or 1 end
+end
+
 -- Returns to the bucket K of this kind as much of AMOUNT micro-tokens, which came to nothing of those RESERVED, as has not
--- drained until WHEN, rounded down; to a quota nothing once another window has begun, at OPENING.
+-- drained until WHEN, rounded down; to a quota nothing once another window has begun, at OPENING. Of a grant AFTER has what was used
+-- then, and what had been refunded: what was used before it has drained first, unless that was refunded since.
 --
 -- What is kept is lowered as of the last charge: less of the reservation had drained then than now, so that it includes what
 -- is returned. A limit that decides by a level of its own (levels.lua) lowers that alone, since what is used in all may have
 -- drained faster.
-local function return_to(k, kind, amount, reserved, when, most, num, den, opening)
+local function return_to(k, kind, amount, reserved, when, most, num, den, opening, after)
   if kind ~= 1 then
     if made_at < opening then return end
   else
     local elapsed = math.max(when - made_at, 0)
     local periods = floor(elapsed / den)
     local drained = periods * num + math.ceil((elapsed - periods * den) * num / den)
-    amount = math.min(amount, reserved - drained)
+    local undrained = reserved - drained
+    if after and refunds[k] and refunds[k] >= after[2] then
+      undrained = math.max(undrained, after[1] - drained - (refunds[k] - after[2]))
+    end
+    amount = math.min(amount, undrained)
     if amount <= 0 then return end
     local all = wide and wide[k]
     for i = 4, all and #all or 0 do
@@ -120,11 +131,13 @@ local function return_to(k, kind, amount, reserved, when, most, num, den, openin
         all = {unpack(all)}
         all[i] = {level[1], level[2], level[3], left, left > 0 and level[5] or 0}
         wide[k], dirty[k], keep[k] = all, true, math.max(keep[k], now)
+        count_refund(k, amount)
         return
       end
     end
     if used[k] > most then return end
   end
+  count_refund(k, amount)
   used[k], dirty[k], keep[k] = math.max(used[k] - amount, 0), true, math.max(keep[k], now)
   if used[k] == 0 then part[k] = 0 end
 end
@@ -257,7 +270,7 @@ local function evaluate(p, o, count, undo)
       local when = a > now and a or now
       if settles and tokens < 0 and undo ~= false then
         if kind ~= 1 then opening = window(kind, when) end
-        return_to(k, kind, -tokens * TOKEN, reserved * TOKEN, when, most, num, den, opening)
+        return_to(k, kind, -tokens * TOKEN, reserved * TOKEN, when, most, num, den, opening, used_after and used_after[i])
         u = used[k]
         tokens, cost, taken = 0, 0, 0
       end
@@ -314,6 +327,7 @@ local function evaluate(p, o, count, undo)
             undo[n + 5], undo[n + 6], undo[n + 7] = part[k], per[k], dirty[k] or false
             undo[n + 8] = wide and wide[k] or false
           end
+          if cost < 0 then count_refund(k, -cost) end
           u = u + cost
           if u <= 0 then
             u, done = 0, 0
@@ -435,7 +449,7 @@ while p <= size do
       record, hold = batch[p], batch[p + 1]
       p = p + 2
       if flags >= GRANTS then
-        grants = grants or make_grants(now, batch, out, more, TOKEN, window)
+        grants = grants or make_grants(now, batch, out, more, refunds, TOKEN, window)
         local found, returned = grants.read(records[record] or stored[record])
         flags, gone, untaken, foreign = flags - GRANTS, true, '', ''
         if flags == SETTLES then -- it is returned
@@ -443,10 +457,10 @@ while p <= size do
           for i = o, o + 1 + count do out[i] = 0 end
           if found then
             out[o], out[o + 1] = 1, math.min(hold, found.units)
-            grants.settle(p, o + 2, count, marks_of(p, count), found, out[o + 1])
+            used_after = grants.settle(p, o + 2, count, marks_of(p, count), found, out[o + 1])
             made_at, settles = found.made, true
             evaluate(p, o + 2 + count, count, nil)
-            settles = false
+            settles, used_after = false, nil
             for i = p, p + 8 * count - 8, 8 do batch[i + 1], batch[i + 7] = 0, 0 end -- from here on a peek
           elseif returned then
             out[o] = 2
@@ -579,7 +593,7 @@ while p <= size do
     if reserves and fits then
       if grant then
         local key, units, over, call = unpack(grant)
-        records[key] = grants.pack(p, count, marks_of(p, count), untaken, units, over, call)
+        records[key] = grants.pack(p, o + 1, count, marks_of(p, count), untaken, units, over, call)
         lasts[key] = math.ceil((over - now) / 1000) + GRANT_MS
       else
         changed, holds = true, ends
