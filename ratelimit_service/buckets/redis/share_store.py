@@ -52,8 +52,8 @@ class RedisShareStore(Closing):
             own = [visits[index] for index in indexes]
             keys = [pool_key(each.partition, each.name) for each in own]
             reply = await self._run(route, self._shares, keys, *_encode(own))
-            for index, each in zip(indexes, _decode(own, cast("list[int]", reply)), strict=True):
-                visited[index] = each
+            for index, result in zip(indexes, _decode(own, cast("list[int]", reply)), strict=True):
+                visited[index] = result
         return cast("list[Visited]", visited)
 
     async def announce(self, names: Collection[bytes]) -> None:
@@ -62,9 +62,9 @@ class RedisShareStore(Closing):
 
     async def announced(self, position: Position) -> Announced:
         """What was announced after POSITION. Raises StoreUnavailable."""
-        reply = await self._run(self._routes[0], self._announced, [_ANNOUNCEMENTS], position.second, position.count)
-        second, count, *names = cast("list[Any]", reply)
-        return Announced(names, Position(second, count))
+        reply = await self._run(self._routes[0], self._announced, [_ANNOUNCEMENTS], position.second, position.read)
+        second, read, *names = cast("list[Any]", reply)
+        return Announced(names, Position(second, read))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -92,7 +92,7 @@ def _decode(visits: Sequence[Visit], reply: Sequence[int]) -> list[Visited]:
     at = 0
     for each in visits:
         end = at + 2 + 4 * len(each.bids)
-        shares = [Share(*reply[i : i + 3], short=reply[i + 3] == 1) for i in range(at + 2, end, 4)]
+        shares = [Share(reply[i], reply[i + 1], reply[i + 2], reply[i + 3] == 1) for i in range(at + 2, end, 4)]
         found.append(Visited(reply[at], reply[at + 1] == 1, shares))
         at = end
     if at != len(reply):

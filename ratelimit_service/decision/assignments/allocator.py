@@ -7,7 +7,6 @@ is charged to the same buckets that checks and grants charge (`payments`).
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from enum import Enum
 from secrets import token_bytes
 from time import monotonic
 from typing import Final
@@ -16,9 +15,9 @@ from ratelimit_service.decision.assignments.payments import TICK, Payments
 from ratelimit_service.decision.assignments.pool import OwnVisit, Pool, name_of
 from ratelimit_service.decision.assignments.shares import Kind, Share, ShareStore, Visited
 from ratelimit_service.decision.assignments.sharing import Sharing
-from ratelimit_service.decision.assignments.subscriptions import TTL, Assignment, Subscriber, Subscription
+from ratelimit_service.decision.assignments.subscriptions import TTL, Assignment, Subscriber, Subscription, Usage
 from ratelimit_service.decision.assignments.terms import Strategy, Terms
-from ratelimit_service.decision.descriptors.rules import Blocked, RuleOnStoreFailure
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import RuleTree
 from ratelimit_service.decision.limit import MICRO
@@ -31,8 +30,8 @@ IDLE_SECONDS: Final = 600.0
 UNREPORTED_SECONDS: Final = 30.0
 """Without a report, after which Envoy has forgotten a bucket: it reports all that it has every five seconds."""
 
-_CARRIED_SECONDS: Final = 65.0
-"""After which a bucket that Envoy had before its stream has no share from before any more, as that has ended."""
+ASSIGNMENTS: Final = ("token_bucket", "allow_all", "deny_all", "abandon")
+"""What is assigned."""
 
 _DEMAND_SECONDS: Final = 1.0
 """For which requests are counted at least before they are a demand."""
@@ -41,17 +40,11 @@ _CHUNK: Final = 100
 """Buckets that are matched with rules before others get their turn."""
 
 _HOLDER_BYTES: Final = 8
+_NO_RULES: Final = RuleTree(DomainRules("none"))
 _FAILURES: Final = {
     RuleOnStoreFailure.ALLOW: Strategy.ALLOW_ALL,
     RuleOnStoreFailure.DENY: Strategy.DENY_ALL,
 }
-
-
-class Unanswered(Enum):
-    """Why a bucket got no assignment."""
-
-    UNREADABLE = "unreadable"
-    """Its id has a value that is not UTF-8: Envoy could not read the answer."""
 
 
 class Allocator:
@@ -77,12 +70,12 @@ class Allocator:
         self._pools: dict[str, Pool] = {}
         self._subscribers: dict[Subscriber, None] = {}
         self._renewals: dict[int, list[Subscription]] = {}
-        self.payments = Payments(buckets, now, self._lower)
+        self.payments = Payments(buckets, now)
         self.sharing = Sharing(shares, self._pools, self, self.payments.look, now)
         self._renewed_to = int(now())
         self.reported = {"allowed": 0, "denied": 0}
         """Requests so far that Envoys have decided."""
-        self.assigned = dict.fromkeys(("allow_all", "deny_all", "token_bucket", "abandon"), 0)
+        self.assigned = dict.fromkeys(ASSIGNMENTS, 0)
         """Assignments so far, by what they say."""
 
     @property
@@ -91,14 +84,9 @@ class Allocator:
         return len(self._subscribers)
 
     @property
-    def buckets(self) -> Mapping[str, int]:
-        """Buckets of all streams, by what they have: `waiting` are those without an assignment."""
-        found = dict.fromkeys(("allow_all", "deny_all", "token_bucket", "waiting"), 0)
-        now = self._now()
-        for subscriber in self._subscribers:
-            for each in subscriber.subscriptions.values():
-                found[_state_of(each, now)] += 1
-        return found
+    def buckets(self) -> int:
+        """Buckets of all streams."""
+        return sum(len(each.subscriptions) for each in self._subscribers)
 
     @contextmanager
     def stream(self) -> Iterator[Subscriber]:
@@ -115,8 +103,9 @@ class Allocator:
         subscriber.tree = self._rules.get(domain)
         subscriber.domain = domain
 
-    def report(self, subscriber: Subscriber, bucket: bytes, allowed: int, denied: int) -> bool:
-        """Take note of requests of a BUCKET that Envoy has decided. Returns False if it is not known yet."""
+    def report(self, subscriber: Subscriber, usage: Usage) -> bool:
+        """Take note of what was decided of a bucket. Returns False if the stream did not have it yet."""
+        bucket, allowed, denied, _ = usage
         subscription = subscriber.subscriptions.get(bucket)
         if subscription is None:
             return False
@@ -131,44 +120,35 @@ class Allocator:
             subscription.since = now
             return True
         pool = subscription.pool
-        if pool is None or not pool.is_shared:
-            return True
-        subscription.counted += counted
-        seconds = now - subscription.since
-        if seconds >= _DEMAND_SECONDS:
-            subscription.demand = round(subscription.counted / seconds * pool.terms.interval)
-            subscription.counted, subscription.since = 0, now
-            self.sharing.want(pool)
+        if pool is not None and pool.is_shared:
+            subscription.counted += counted
+            seconds = now - subscription.since
+            if seconds >= _DEMAND_SECONDS:
+                subscription.demand = round(subscription.counted / seconds * pool.terms.interval)
+                subscription.counted, subscription.since = 0, now
+                self.sharing.want(pool)
         return True
 
-    def subscribe(  # noqa: PLR0913, PLR0917  what a first report says
-        self,
-        subscriber: Subscriber,
-        bucket: bytes,
-        entries: Mapping[str, str] | None,
-        allowed: int,
-        denied: int,
-        *,
-        carried: bool,
-    ) -> None:
-        """Have a BUCKET of these ENTRIES be assigned what it is to have; None: they are out of bounds, and it is denied.
+    def subscribe(self, subscriber: Subscriber, usage: Usage, entries: Mapping[str, str] | None) -> None:
+        """Take note of the first report of a bucket with these ENTRIES, which asks for an assignment.
 
-        CARRIED: whether Envoy has had it before this stream.
+        None: they are out of bounds, and all its requests are to be denied.
         """
         now = self._now()
-        kind = Kind.CARRIED if carried else Kind.NEW
-        subscription = Subscription(subscriber, bucket, entries or {}, token_bytes(_HOLDER_BYTES), kind, now)
+        kind = Kind.CARRIED if usage.carried else Kind.NEW
+        subscription = Subscription(subscriber, usage.bucket, entries or {}, token_bytes(_HOLDER_BYTES), kind, now)
         subscriber.add(subscription)
         while subscriber.excess:
             self._abandon(next(iter(subscriber.subscriptions.values())))
-        if subscriber.subscriptions.get(bucket) is not subscription:
+        if subscriber.subscriptions.get(usage.bucket) is not subscription:
             return
         if entries is None:
             self._send_blanket(subscription, Strategy.DENY_ALL, TTL)
             return
+        self._renew_later(subscription)
         self._match(subscription)
-        if allowed or denied:
-            self._spend(subscription, allowed, denied)
+        if usage.allowed or usage.denied:
+            self._spend(subscription, usage.allowed, usage.denied)
 
     async def run(self) -> None:
         """Do all that reports ask for, until cancelled."""
@@ -181,10 +161,11 @@ class Allocator:
         """Give up the shares of streams that were closed, and charge what is owed, once `run` was cancelled."""
         with suppress(TimeoutError):
             async with asyncio.timeout(1.0):
-                for pool in self._pools.values():
-                    self.sharing.want(pool)
-                while any(pool.leaving for pool in self._pools.values()):
+                while leaving := [pool for pool in self._pools.values() if pool.leaving]:
+                    for pool in leaving:
+                        self.sharing.want(pool)
                     await self.sharing.visit()
+                    await asyncio.sleep(0)
                 await self.payments.pay_all()
 
     # What becomes of shares: `sharing.Holders`.
@@ -220,9 +201,6 @@ class Allocator:
                 held = subscription.hold(subscription.units, subscription.burst, TTL, now)
                 self._send(subscription, held)
 
-    def _lower(self, pool: Pool) -> None:
-        self.sharing.want(pool)
-
     def _spend(self, subscription: Subscription, allowed: int, denied: int) -> None:
         """Count what Envoy has decided, and owe what it has allowed."""
         self.reported["allowed"] += allowed
@@ -239,9 +217,8 @@ class Allocator:
 
     def _match(self, subscription: Subscription) -> None:
         """Find the limits of a bucket by the rules that its stream has, and have it assigned what they allow."""
-        tree = subscription.subscriber.tree
-        rules = tree if isinstance(tree, RuleTree) else self._rules.without_rules(subscription.subscriber.domain)
-        terms = Terms(rules.match_bucket(subscription.entries))
+        tree = subscription.subscriber.tree or _NO_RULES
+        terms = Terms(tree.match_bucket(subscription.entries))
         now = self._now()
         before, pool = subscription.pool, None
         if terms.buckets:
@@ -267,7 +244,11 @@ class Allocator:
 
     def _send(self, subscription: Subscription, assignment: Assignment) -> None:
         subscription.subscriber.send(assignment)
-        self.assigned[(assignment.strategy or Strategy.ALLOW_ALL).value] += 1
+        if assignment.strategy is not None:
+            self.assigned[assignment.strategy.value] += 1
+        self._renew_later(subscription)
+
+    def _renew_later(self, subscription: Subscription) -> None:
         self._renewals.setdefault(int(subscription.renew_at), []).append(subscription)
 
     def _abandon(self, subscription: Subscription) -> None:
@@ -301,6 +282,8 @@ class Allocator:
             await asyncio.sleep(TICK)
             for pool in await self.payments.pay():
                 self._drop_if_unused(pool)
+            while self.payments.lowered:
+                self.sharing.want(self.payments.lowered.pop())
             now = self._now()
             if now - checked >= 1.0:
                 checked = now
@@ -336,7 +319,7 @@ class Allocator:
             self._send_blanket(subscription, subscription.terms.strategy, ttl)
 
     def _look_again(self) -> None:
-        """Visit pools whose limits have begun anew, and take buckets for new ones that have had a share long enough."""
+        """Visit pools of limits whose windows have ended since they were looked at."""
         now = self._now()
         for pool in self._pools.values():
             if pool.terms.has_level and any(
@@ -362,13 +345,3 @@ class Allocator:
                     await asyncio.sleep(0)
                 if subscriber.subscriptions.get(subscription.bucket) is subscription and subscription.entries:
                     self._match(subscription)
-
-
-def _state_of(subscription: Subscription, now: float) -> str:
-    if subscription.until <= now:
-        return "waiting"
-    if subscription.units and subscription.burst:
-        return Strategy.TOKEN_BUCKET.value
-    terms = subscription.terms
-    denied = terms is None or terms.strategy is not Strategy.ALLOW_ALL
-    return (Strategy.DENY_ALL if denied else Strategy.ALLOW_ALL).value

@@ -31,11 +31,11 @@ class _Payment(NamedTuple):
 class Payments:
     """Charges what pools owe, evenly over the seconds after it was reported."""
 
-    def __init__(self, buckets: BucketStore, now: Callable[[], float], lower: Callable[[Pool], None]) -> None:
-        """LOWER is called with pools of whose limits others spend so much that less may be assigned."""
+    def __init__(self, buckets: BucketStore, now: Callable[[], float]) -> None:
         self._buckets = buckets
         self._now = now
-        self._lower = lower
+        self.lowered: set[Pool] = set()
+        """Pools of whose limits others spend so much that less may be assigned."""
         self._owing: dict[Pool, None] = {}
         self.charged = 0
         """Tokens charged so far."""
@@ -109,7 +109,7 @@ class Payments:
         self.charged += owed - debt.owed - forgotten
         if keep < ALL and debt in pool.debts:
             pool.keep = max(min(pool.keep, keep), 1)
-            self._lower(pool)
+            self.lowered.add(pool)
 
     def _paid_up(self) -> Sequence[Pool]:
         paid = [pool for pool in self._owing if not any(debt.owed for debt in pool.debts)]

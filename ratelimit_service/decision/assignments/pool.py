@@ -19,8 +19,8 @@ class OwnVisit(NamedTuple):
 class Pool:
     """A set of limits of which Envoys here have buckets: perhaps several buckets, as of values that share a limit.
 
-    `debts` are those to its limits, in their order. `keep` is what may be given out on, as in Visit. `holders`: those of
-    all servers, as last known. `leaving` are bids of buckets that this process has no more.
+    `debts` are those to its limits, in their order. `keep` is what may be given out on, as in Visit. `holders`: those
+    of all servers, as last known. `leaving` are bids of buckets that this process has no more.
     """
 
     __slots__ = ("debts", "holders", "keep", "leaving", "name", "partition", "subscriptions", "terms")

@@ -124,7 +124,7 @@ class Position(NamedTuple):
     """Up to where announcements were read: so many of those of a SECOND since 1970 UTC, by the store's clock."""
 
     second: int = 0
-    count: int = 0
+    read: int = 0
 
 
 class Announced(NamedTuple):
@@ -138,7 +138,7 @@ class ShareStore(Protocol):
     """Keeps what is held of pools, for all servers."""
 
     async def visit(self, visits: Sequence[Visit]) -> Sequence[Visited]:
-        """Make these visits, each of another pool and atomic. Raises StoreUnavailable; some may be made all the same."""
+        """Make these visits, each of another pool and atomic. Raises StoreUnavailable; perhaps some were made."""
         ...
 
     async def announce(self, names: Collection[bytes]) -> None:
@@ -201,67 +201,96 @@ def visit(state: PoolState | None, made: Visit, now_us: int) -> tuple[PoolState,
     """Make a visit at NOW_US. STATE is what is kept of the pool, None if that is nothing."""
     lost = state is None
     state = state or PoolState()
-    held = state.held = {holder: each for holder, each in state.held.items() if each.until_us > now_us}
+    state.held = {holder: each for holder, each in state.held.items() if each.until_us > now_us}
     units = _bounded(state, made, now_us)
     new = _take_bids(state, made, now_us, lost=lost)
-    targets = _Targets(held.values(), units, made.burst, made.least)
-    step = _SCARCE_STEP if targets.scarce else _STEP
-    rest = units - sum(each.units for each in held.values())
-    burst_rest = made.burst - sum(each.burst for each in held.values())
-    bids = [(index, bid, held[bid.holder]) for index, bid in enumerate(made.bids) if bid.holder in held]
-    own = [(index, bid, each) for index, bid, each in bids if each.demand != _LEFT]
-    changed = set(new)
-    for index, _, each in own:
-        target = targets.units(each.demand)
-        if each.units > target and (rest < 0 or each.units > target * (1 + step)):
-            rest += each.units - target
-            each.units = target
-            changed.add(index)
-        if each.burst > targets.burst:
-            burst_rest += each.burst - targets.burst
-            each.burst = targets.burst
-            changed.add(index)
-    short: set[int] = set()
-    quiet = state.quiet_us > now_us
-    for index, bid, each in own:
-        target = targets.units(each.demand)
-        if each.units < target and (not each.units or each.units < target * (1 - step)):
-            more = 0 if quiet else min(target - each.units, max(rest, 0))
-            if bid.kind is Kind.CARRIED and not each.units and more < target * _WHOLE:
-                short.add(index)
-                continue
-            if more:
-                rest -= more
-                each.units += more
-                changed.add(index)
-            if each.units < target * (1 - step):
-                short.add(index)
-        if each.burst < targets.burst and (not each.burst or each.burst < targets.burst * (1 - _STEP)):
-            more = 0 if quiet else max(min(targets.burst - each.burst, max(burst_rest, 0)), made.least - each.burst)
-            if more > 0:
-                burst_rest -= more
-                each.burst += more
-                changed.add(index)
-            if each.burst < targets.burst * (1 - _STEP):
-                short.add(index)
-    shares = [NO_SHARE] * len(made.bids)
-    for index, bid, each in own:
-        ttl_us = TTL_US if index in changed else bid.renew_us
-        if index in short and not each.units:
-            ttl_us = 0
-        if ttl_us:
-            each.until_us = max(each.until_us, now_us + ttl_us + SLACK_US)
-        shares[index] = Share(each.units, each.burst, ttl_us, index in short)
-    over = False
-    if short or rest < 0:
-        mine = {bid.holder for bid in made.bids}
-        tolerance = 0 if rest < 0 else step
-        over = any(
-            each.units > targets.units(each.demand) * (1 + tolerance) or each.burst > targets.burst
-            for holder, each in held.items()
+    sharing = _Sharing(state, made, units, new)
+    sharing.lower()
+    sharing.give(nothing=state.quiet_us > now_us)
+    return state, Visited(sharing.targets.holders, sharing.others_over, sharing.shares(now_us))
+
+
+class _Sharing:
+    """One visit: what holders of its bids give up, and what they get of what is left."""
+
+    def __init__(self, state: PoolState, made: Visit, units: int, new: Collection[int]) -> None:
+        """NEW are the positions of bids whose holders had nothing."""
+        self._held = state.held
+        self._made = made
+        self.targets = _Targets(state.held.values(), units, made.burst, made.least)
+        self._step = _SCARCE_STEP if self.targets.scarce else _STEP
+        self._rest = units - sum(each.units for each in state.held.values())
+        self._burst_rest = made.burst - sum(each.burst for each in state.held.values())
+        bids = [(index, bid, state.held[bid.holder]) for index, bid in enumerate(made.bids) if bid.holder in state.held]
+        self._own = [(index, bid, each) for index, bid, each in bids if each.demand != _LEFT]
+        self._changed = set(new)
+        self._short: set[int] = set()
+
+    def lower(self) -> None:
+        """Have holders give up what they have too much."""
+        for index, _, each in self._own:
+            target = self.targets.units(each.demand)
+            if each.units > target and (self._rest < 0 or each.units > target * (1 + self._step)):
+                self._rest += each.units - target
+                each.units = target
+                self._changed.add(index)
+            if each.burst > self.targets.burst:
+                self._burst_rest += each.burst - self.targets.burst
+                each.burst = self.targets.burst
+                self._changed.add(index)
+
+    def give(self, *, nothing: bool) -> None:
+        """Give holders what they are to have, or as much of it as there is; with NOTHING, note that they are short."""
+        for index, bid, each in self._own:
+            target = self.targets.units(each.demand)
+            if each.units < target and (not each.units or each.units < target * (1 - self._step)):
+                more = 0 if nothing else min(target - each.units, max(self._rest, 0))
+                if bid.kind is Kind.CARRIED and not each.units and more < target * _WHOLE:
+                    self._short.add(index)
+                    continue
+                if more:
+                    self._rest -= more
+                    each.units += more
+                    self._changed.add(index)
+                if each.units < target * (1 - self._step):
+                    self._short.add(index)
+            self._give_burst(index, each, nothing=nothing)
+
+    def shares(self, now_us: int) -> Sequence[Share]:
+        """What the holders of all bids have now."""
+        shares = [NO_SHARE] * len(self._made.bids)
+        for index, bid, each in self._own:
+            ttl_us = TTL_US if index in self._changed else bid.renew_us
+            if index in self._short and not each.units:
+                ttl_us = 0
+            if ttl_us:
+                each.until_us = max(each.until_us, now_us + ttl_us + SLACK_US)
+            shares[index] = Share(each.units, each.burst, ttl_us, index in self._short)
+        return shares
+
+    @property
+    def others_over(self) -> bool:
+        """Whether others have too much that is needed."""
+        if not self._short and self._rest >= 0:
+            return False
+        mine = {bid.holder for bid in self._made.bids}
+        tolerance = 0 if self._rest < 0 else self._step
+        return any(
+            each.units > self.targets.units(each.demand) * (1 + tolerance) or each.burst > self.targets.burst
+            for holder, each in self._held.items()
             if holder not in mine and each.demand != _LEFT
         )
-    return state, Visited(targets.holders, over, shares)
+
+    def _give_burst(self, index: int, each: _Held, *, nothing: bool) -> None:
+        target = self.targets.burst
+        if each.burst < target and (not each.burst or each.burst < target * (1 - _STEP)):
+            more = max(min(target - each.burst, max(self._burst_rest, 0)), self._made.least - each.burst)
+            if more > 0 and not nothing:
+                self._burst_rest -= more
+                each.burst += more
+                self._changed.add(index)
+            if each.burst < target * (1 - _STEP):
+                self._short.add(index)
 
 
 def _bounded(state: PoolState, made: Visit, now_us: int) -> int:

@@ -92,7 +92,8 @@ class Sharing:
 
     async def visit(self) -> None:
         """Visit some of the pools that are wanted."""
-        pools, holders = [], 0
+        pools: list[Pool] = []
+        holders = 0
         while self._wanted and len(pools) < _MAX_POOLS and holders < _MAX_HOLDERS:
             pool = next(iter(self._wanted))
             del self._wanted[pool]

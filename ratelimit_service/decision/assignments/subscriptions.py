@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ratelimit_service.decision.assignments.shares import UNKNOWN, Bid, Kind
 from ratelimit_service.decision.assignments.terms import Strategy, Terms
+from ratelimit_service.decision.descriptors.tree import RuleTree
 
 if TYPE_CHECKING:
     from ratelimit_service.decision.assignments.pool import Pool
@@ -24,6 +25,22 @@ TTL: Final = 15
 
 MAX_TTL: Final = 60
 """Seconds for which one holds that stays as it is."""
+
+
+_CARRIED_SECONDS: Final = MAX_TTL + 5.0
+"""After which a bucket that Envoy had before its stream has no share from then any more."""
+
+
+class Usage(NamedTuple):
+    """What Envoy reports of a BUCKET, by its id: requests that it has ALLOWED and DENIED since its last report.
+
+    `carried`: whether it has had the bucket for a while.
+    """
+
+    bucket: bytes
+    allowed: int
+    denied: int
+    carried: bool
 
 
 class Assignment(NamedTuple):
@@ -49,8 +66,8 @@ class Subscription:
     """
 
     __slots__ = (
-        *("_sent", "bucket", "burst", "counted", "demand", "entries", "holder", "kind", "pool", "renew_at", "renew_us"),
-        *("reported_at", "since", "subscriber", "terms", "ttl", "units", "until", "used_at"),
+        *("_began", "_sent", "bucket", "burst", "counted", "demand", "entries", "holder", "kind", "pool", "renew_at"),
+        *("renew_us", "reported_at", "since", "subscriber", "terms", "ttl", "units", "until", "used_at"),
     )
 
     def __init__(  # noqa: PLR0913, PLR0917  what it is made of
@@ -74,8 +91,8 @@ class Subscription:
         self.counted = 0
         self.renew_us = 0
         self.ttl = TTL
-        self.until = self.renew_at = 0.0
-        self.since = self.reported_at = self.used_at = now
+        self.until, self.renew_at = 0.0, now + TTL
+        self._began = self.since = self.reported_at = self.used_at = now
         self._sent = (0, 0, 0)
 
     @property
@@ -86,7 +103,8 @@ class Subscription:
     def bid(self, now: float, kind: Kind | None = None) -> Bid:
         """What the pool is told of it."""
         held = self.kind is Kind.KEPT and self.until > now
-        own = self.kind if held or self.kind is Kind.CARRIED else Kind.NEW
+        carried = self.kind is Kind.CARRIED and now - self._began < _CARRIED_SECONDS
+        own = self.kind if held or carried else Kind.NEW
         units, burst = (self.units, self.burst) if held else (0, 0)
         return Bid(self.holder, own if kind is None else kind, self.demand, units, burst, self.renew_us if held else 0)
 
@@ -130,7 +148,7 @@ class Subscriber:
 
     def __init__(self) -> None:
         self.domain = ""
-        self.tree: object = None
+        self.tree: RuleTree | None = None
         """The rules that its buckets were matched with."""
         self.subscriptions: OrderedDict[bytes, Subscription] = OrderedDict()
         self.size = 0

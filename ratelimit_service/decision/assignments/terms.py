@@ -37,7 +37,7 @@ class Strategy(Enum):
 
 
 class Totals(NamedTuple):
-    """What all holders together may spend: UNITS an interval, and at once BURST, of which each gets LEAST in any case."""
+    """What all holders together may spend: UNITS an interval, and at once BURST, of which each gets LEAST at least."""
 
     units: int
     burst: int
@@ -86,7 +86,7 @@ class Terms:
         )
 
     def totals(self, seen: Sequence[LimitResult | None]) -> Totals:
-        """What may be spent now. SEEN is what each of `buckets` had left lately, None of those that were not looked at."""
+        """What may be spent now. SEEN is what each of `buckets` had left lately, None where nobody has looked."""
         rate, burst, least = self._rate, MAX_UINT32, 1
         for limit, index in self._enforced:
             result = seen[index]
