@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final
 
 from ratelimit_service.api.authentication import UNDECIDED
-from ratelimit_service.api.messages import check_stream_headers
+from ratelimit_service.api.messages import MAX_MESSAGE, check_stream_headers
 from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.rate_limit.reader import MAX_BATCH
 from ratelimit_service.api.rate_limit.service import DecideGroup, RateLimitService
@@ -60,10 +60,10 @@ def stream(method: Method, service: RateLimitService, decide: DecideGroup, drain
             turns.of(scope.get("client")) as turn,
         ):
             async with aclosing(
-                _groups(
+                groups_of(
                     receive,
                     headers.get(b"grpc-encoding"),
-                    partial(_next, drain=drain, revoked=revoked),
+                    partial(next_event, drain=drain, revoked=revoked),
                     partial(method.bounds.unfinished.begin, scope.get("client")),
                 )
             ) as groups:
@@ -119,18 +119,20 @@ class Turns:
                 self._of[connection] = turn, streams - 1
 
 
-async def _groups(
+async def groups_of(
     receive: Receive,
     encoding: bytes | None,
     arrived: Callable[[Awaitable[Event]], Awaitable[Event]],
     begin: Callable[[], Wait],
+    max_message: int = MAX_MESSAGE,
 ) -> AsyncGenerator[list[bytes], None]:
     """Yield the messages that have arrived, 1 to MAX_BATCH, until the caller has closed its side.
 
-    A stream may be quiet for any time between two messages, but not within one, for which BEGIN begins to wait. Raises,
-    after those before it, the error of a message or of the stream, and what ARRIVED raises while it waits.
+    They have MAX_MESSAGE bytes at most. A stream may be quiet for any time between two messages, but not within one,
+    for which BEGIN begins to wait. Raises, after those before it, the error of a message or of the stream, and what
+    ARRIVED raises while it waits.
     """
-    frames = FrameReader(encoding)
+    frames = FrameReader(encoding, max_message)
     more = True
     while more:
         if frames.incomplete:
@@ -151,7 +153,7 @@ async def _groups(
         raise ProtocolError("the stream was closed in the middle of a message")
 
 
-async def _next(awaited: Awaitable[Event], *, drain: Drain, revoked: "asyncio.Future[None]") -> Event:
+async def next_event(awaited: Awaitable[Event], *, drain: Drain, revoked: "asyncio.Future[None]") -> Event:
     """The next event of the stream. Raises Unavailable if the process drains first, and what REVOKED fails with."""
     event = asyncio.ensure_future(awaited)
     try:

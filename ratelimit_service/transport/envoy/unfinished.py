@@ -31,7 +31,7 @@ _CALL_BYTES: Final = 16 * 1024
 """Bytes that a call holds besides its message, about: its headers, its task."""
 
 _PROMPT: Final = 8
-"""Portions that are read as they arrive: twice as many as the largest message has frames."""
+"""Portions that are read as they arrive: twice as many as a message of MAX_MESSAGE bytes has frames."""
 
 MAX_BARE: Final = 250
 """Calls of one message that may wait for its first part for longer than PATIENCE_SECONDS."""
@@ -61,9 +61,12 @@ class Unfinished:
         """Bytes that all unfinished messages hold."""
         return self._bytes
 
-    def begin(self, connection: Hashable) -> "Wait":
-        """Begin to wait for a message on CONNECTION, whatever identifies it. Use it in a `with` statement."""
-        return Wait(self, connection)
+    def begin(self, connection: Hashable, prompt: int = _PROMPT) -> "Wait":
+        """Begin to wait for a message on CONNECTION, whatever identifies it. Use it in a `with` statement.
+
+        So many portions of it are read as they arrive: PROMPT.
+        """
+        return Wait(self, connection, prompt)
 
     def _hold(self, wait: "Wait", size: int) -> None:
         """WAIT holds SIZE bytes more, or less. Raises Unavailable."""
@@ -90,14 +93,15 @@ class Unfinished:
 class Wait:
     """One call that waits for the rest of its message, or for its caller to close its side."""
 
-    __slots__ = ("_all", "_given_up", "_held", "_portions", "_until", "connection")
+    __slots__ = ("_all", "_given_up", "_held", "_portions", "_prompt", "_until", "connection")
 
-    def __init__(self, unfinished: Unfinished, connection: Hashable) -> None:
+    def __init__(self, unfinished: Unfinished, connection: Hashable, prompt: int) -> None:
         self.connection = connection
         self._all = unfinished
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._held = 0
         self._portions = 0
+        self._prompt = prompt
         self._until = monotonic() + MESSAGE_SECONDS
 
     def __enter__(self) -> Self:
@@ -120,8 +124,8 @@ class Wait:
             self._all._hold(self, held - self._held)  # noqa: SLF001
             self._held = held
         self._portions += 1
-        if self._portions > _PROMPT:
-            pause = min(_PAUSE * 2 ** min(self._portions - _PROMPT - 1, 10), _MAX_PAUSE)
+        if self._portions > self._prompt:
+            pause = min(_PAUSE * 2 ** min(self._portions - self._prompt - 1, 10), _MAX_PAUSE)
             await asyncio.wait((self._given_up,), timeout=min(pause, self._until - monotonic()))
         event = asyncio.ensure_future(receive())
         await asyncio.wait(
