@@ -15,7 +15,14 @@ from ratelimit_service.decision.assignments.payments import TICK, Payments
 from ratelimit_service.decision.assignments.pool import OwnVisit, Pool, name_of
 from ratelimit_service.decision.assignments.shares import Kind, Share, ShareStore, Visited
 from ratelimit_service.decision.assignments.sharing import Sharing
-from ratelimit_service.decision.assignments.subscriptions import TTL, Assignment, Subscriber, Subscription, Usage
+from ratelimit_service.decision.assignments.subscriptions import (
+    MAX_TTL,
+    TTL,
+    Assignment,
+    Subscriber,
+    Subscription,
+    Usage,
+)
 from ratelimit_service.decision.assignments.terms import Strategy, Terms
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
@@ -309,14 +316,13 @@ class Allocator:
         self._renewed_to = int(now) + 1
 
     def _renew_one(self, subscription: Subscription) -> None:
-        ttl = subscription.next_ttl()
         if subscription.pool is not None and subscription.pool.is_shared:
-            subscription.renew_us = ttl * MICRO
+            subscription.renew_us = MAX_TTL * MICRO
             self.sharing.want(subscription.pool)
         elif subscription.terms is None:
-            self._send_blanket(subscription, Strategy.DENY_ALL, ttl)
+            self._send_blanket(subscription, Strategy.DENY_ALL, MAX_TTL)
         else:
-            self._send_blanket(subscription, subscription.terms.strategy, ttl)
+            self._send_blanket(subscription, subscription.terms.strategy, MAX_TTL)
 
     def _look_again(self) -> None:
         """Visit pools of limits whose windows have ended since they were looked at."""

@@ -16,9 +16,9 @@ WATCH: Final = 0.1
 SLOW_WATCH: Final = 1.0
 """The same after a failure, while there is no pool, and when nobody has given it up for long."""
 
-_MAX_POOLS: Final = 100
-_MAX_HOLDERS: Final = 2_000
-"""Pools in one run of the script, and holders in these, which take two milliseconds."""
+_MAX_POOLS: Final = 32
+_MAX_HOLDERS: Final = 500
+"""Pools in one run of the script, and holders in these, which take Redis about a millisecond."""
 
 _GATHER: Final = 0.02
 """Seconds for which visits gather that nobody waits for."""

@@ -130,10 +130,6 @@ class Subscription:
         self._begin(ttl, now)
         return Assignment(self.bucket, strategy, ttl)
 
-    def next_ttl(self) -> int:
-        """The seconds for which it is renewed if it stays as it is."""
-        return min(2 * self.ttl, MAX_TTL)
-
     def _begin(self, ttl: int, now: float) -> None:
         self.ttl = ttl
         self.renew_us = 0

@@ -26,14 +26,20 @@ from ratelimit_service.transport.envoy.framing import (
 )
 from ratelimit_service.transport.envoy.responses import ResponseStream
 from ratelimit_service.transport.envoy.stream import groups_of, next_event
+from ratelimit_service.transport.envoy.unfinished import Patience, Unfinished
 
-_PROMPT: Final = 2 * MAX_REPORT // (16 * 1024)
-"""Portions of a report that are read as they arrive: twice as many as the largest one has frames."""
+_CONNECTION_BYTES: Final = 4 * MAX_REPORT
+_PROCESS_BYTES: Final = 64 * MAX_REPORT
+"""Bytes of reports that are not whole, of one connection and of all: only gateways are waited for here."""
+
+_PATIENCE: Final = Patience(20.0, MAX_REPORT // 1024)
+"""That with a report. An Envoy with many new buckets, which it makes one by one, has little time for sending it."""
 
 
 def quota_stream(method: Method, service: EnvoyQuotaService, drain: Drain) -> App:
     """An application that passes the reports of a stream to SERVICE, and sends what that assigns."""
     admission = method.admission
+    unfinished = Unfinished(_CONNECTION_BYTES, _PROCESS_BYTES)
 
     async def respond(scope: Scope, receive: Receive, responses: ResponseStream) -> None:
         check_stream_headers(sum(len(name) + len(value) for name, value in scope["headers"]))
@@ -46,7 +52,7 @@ def quota_stream(method: Method, service: EnvoyQuotaService, drain: Drain) -> Ap
                 receive,
                 headers.get(b"grpc-encoding"),
                 partial(next_event, drain=drain, revoked=ended),
-                partial(method.bounds.unfinished.begin, scope.get("client"), _PROMPT),
+                partial(unfinished.begin, scope.get("client"), _PATIENCE),
                 MAX_REPORT,
             )
             try:
