@@ -14,6 +14,9 @@ MAX_REPORT: Final = 1_000_000
 which cannot be set by method."""
 
 
+MAX_CALLS: Final = 2**32 - 1
+"""Requests of a bucket that one report allows, and denies. A number above it is read as this one."""
+
 MAX_USAGES: Final = 40_000
 """Buckets in a report, perhaps repeated: twice as many as a stream has."""
 
@@ -39,8 +42,8 @@ def read_usage(usage: RateLimitQuotaUsageReports.BucketQuotaUsage) -> Usage:
     """What is reported of one bucket. Its id is in the order of its keys, so that it is the same in each report."""
     return Usage(
         usage.bucket_id.SerializeToString(deterministic=True),
-        usage.num_requests_allowed,
-        usage.num_requests_denied,
+        min(usage.num_requests_allowed, MAX_CALLS),
+        min(usage.num_requests_denied, MAX_CALLS),
         usage.time_elapsed.seconds > 0,
     )
 

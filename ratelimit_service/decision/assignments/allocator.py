@@ -23,7 +23,7 @@ from ratelimit_service.decision.assignments.subscriptions import (
     Subscription,
     Usage,
 )
-from ratelimit_service.decision.assignments.terms import Strategy, Terms
+from ratelimit_service.decision.assignments.terms import MAX_UINT32, Strategy, Terms
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import RuleTree
@@ -80,6 +80,7 @@ class Allocator:
         self.payments = Payments(buckets, now)
         self.sharing = Sharing(shares, self._pools, self, self.payments.look, now)
         self._renewed_to = int(now())
+        self._checked = now()
         self.reported = {"allowed": 0, "denied": 0}
         """Requests so far that Envoys have decided."""
         self.assigned = dict.fromkeys(ASSIGNMENTS, 0)
@@ -131,7 +132,8 @@ class Allocator:
             subscription.counted += counted
             seconds = now - subscription.since
             if seconds >= _DEMAND_SECONDS:
-                subscription.demand = round(subscription.counted / seconds * pool.terms.interval)
+                demand = round(subscription.counted / seconds * pool.terms.interval)
+                subscription.demand = min(demand, MAX_UINT32)
                 subscription.counted, subscription.since = 0, now
                 self.sharing.want(pool)
         return True
@@ -163,6 +165,19 @@ class Allocator:
             tasks.create_task(self.sharing.keep_visiting())
             tasks.create_task(self.sharing.keep_watching())
             tasks.create_task(self._keep_ticking())
+
+    async def tick(self) -> None:
+        """Charge what is due, and once a second renew what ends and follow the rules."""
+        for pool in await self.payments.pay():
+            self._drop_if_unused(pool)
+        while self.payments.lowered:
+            self.sharing.want(self.payments.lowered.pop())
+        now = self._now()
+        if now - self._checked >= 1.0:
+            self._checked = now
+            self._renew(now)
+            self._look_again()
+            await self._follow_rules()
 
     async def finish(self) -> None:
         """Give up the shares of streams that were closed, and charge what is owed, once `run` was cancelled."""
@@ -239,11 +254,11 @@ class Allocator:
         if before is not None and before is not pool:
             before.leave(subscription, Kind.GONE, now)
             self.sharing.want(before)
-        same = pool is before and subscription.terms is not None and subscription.terms.strategy is terms.strategy
-        subscription.terms, subscription.pool = terms, pool
+            subscription.give_up()
+        had, subscription.terms, subscription.pool = subscription.terms, terms, pool
         if pool is not None and pool.is_shared:
             self.sharing.want(pool, urgent=True)
-        elif not same or pool is None:
+        elif had is None or had.strategy is not terms.strategy:
             self._send_blanket(subscription, terms.strategy, TTL)
 
     def _send_blanket(self, subscription: Subscription, strategy: Strategy, ttl: int) -> None:
@@ -284,19 +299,9 @@ class Allocator:
             self.sharing.forget(pool)
 
     async def _keep_ticking(self) -> None:
-        checked = 0.0
         while True:
             await asyncio.sleep(TICK)
-            for pool in await self.payments.pay():
-                self._drop_if_unused(pool)
-            while self.payments.lowered:
-                self.sharing.want(self.payments.lowered.pop())
-            now = self._now()
-            if now - checked >= 1.0:
-                checked = now
-                self._renew(now)
-                self._look_again()
-                await self._follow_rules()
+            await self.tick()
 
     def _renew(self, now: float) -> None:
         """Renew what ends soon, and have Envoys forget what is not used."""

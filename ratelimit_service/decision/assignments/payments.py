@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from ratelimit_service.decision.assignments.debt import Debt
+from ratelimit_service.decision.assignments.debt import ALL, Debt
 from ratelimit_service.decision.assignments.pool import Pool
-from ratelimit_service.decision.assignments.shares import ALL
 from ratelimit_service.decision.charge import Charge, ChargeResult
 from ratelimit_service.decision.ports import BucketStore, PartlyUnavailable, StoreUnavailable
 
@@ -46,7 +45,9 @@ class Payments:
         """Owe so many TOKENS to each limit of POOL."""
         now = self._now()
         for debt in pool.debts:
+            forgotten = debt.forgotten
             debt.spend(tokens, now)
+            self.forgotten += debt.forgotten - forgotten
         self._owing[pool] = None
 
     async def pay(self) -> Sequence[Pool]:
@@ -94,11 +95,13 @@ class Payments:
                 results = await self._buckets.charge(charges)
             except PartlyUnavailable as error:
                 results = error.results
-            except StoreUnavailable:
-                return  # it stays owed
+            except StoreUnavailable as error:
+                results = [error] * len(some)
             for payment, result in zip(some, results, strict=True):
                 if not isinstance(result, StoreUnavailable):
                     self._note(payment, result)
+                elif payment.tokens:
+                    self._lose(payment)
 
     def _note(self, payment: _Payment, result: ChargeResult) -> None:
         pool, debt, tokens = payment
@@ -110,6 +113,11 @@ class Payments:
         if keep < ALL and debt in pool.debts:
             pool.keep = max(min(pool.keep, keep), 1)
             self.lowered.add(pool)
+
+    def _lose(self, payment: _Payment) -> None:
+        forgotten = payment.debt.forgotten
+        payment.debt.lose(payment.tokens, self._now())
+        self.forgotten += payment.debt.forgotten - forgotten
 
     def _paid_up(self) -> Sequence[Pool]:
         paid = [pool for pool in self._owing if not any(debt.owed for debt in pool.debts)]

@@ -90,8 +90,8 @@ class Sharing:
                     await self._urgent.wait()
             await self.visit()
 
-    async def visit(self) -> None:
-        """Visit some of the pools that are wanted."""
+    async def visit(self) -> bool:
+        """Visit some of the pools that are wanted. Returns whether more of them are."""
         pools: list[Pool] = []
         holders = 0
         while self._wanted and len(pools) < _MAX_POOLS and holders < _MAX_HOLDERS:
@@ -105,25 +105,33 @@ class Sharing:
             self._urgent.clear()
         if pools:
             await self._visit(pools)
+        return bool(self._wanted)
 
     async def keep_watching(self) -> None:
-        """Read announcements, and visit pools again that are short, until cancelled."""
+        """Watch, until cancelled."""
         while True:
             await asyncio.sleep(WATCH if self._pools else SLOW_WATCH)
-            if self._pools:
-                try:
-                    names, self._position = await self._shares.announced(self._position)
-                except StoreUnavailable:
-                    await asyncio.sleep(SLOW_WATCH)
-                    continue
-                for name in names:
-                    pool = self._pools.get(name[_WORKER_BYTES:].decode())
-                    if pool is not None and not name.startswith(self._worker):
-                        self.want(pool, urgent=True)
-            now = self._now()
-            for pool, (at, _) in self._short.items():
-                if at <= now:
-                    self.want(pool, urgent=True)
+            if not await self.watch():
+                await asyncio.sleep(SLOW_WATCH)
+
+    async def watch(self) -> bool:
+        """Read announcements, and have pools visited that they are of, or that are short. False without the store."""
+        names: Sequence[bytes] = ()
+        read = True
+        if self._pools:
+            try:
+                names, self._position = await self._shares.announced(self._position)
+            except StoreUnavailable:
+                read = False
+        for name in names:
+            pool = self._pools.get(name[_WORKER_BYTES:].decode())
+            if pool is not None and not name.startswith(self._worker):
+                self.want(pool, urgent=True)
+        now = self._now()
+        for pool, (at, _) in self._short.items():
+            if at <= now:
+                self.want(pool, urgent=True)
+        return read
 
     async def _visit(self, pools: Sequence[Pool]) -> None:
         await self._look([pool for pool in pools if pool.terms.has_level])

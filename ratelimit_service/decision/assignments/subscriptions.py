@@ -122,6 +122,12 @@ class Subscription:
         self._sent = (units, burst, interval)
         return Assignment(self.bucket, Strategy.TOKEN_BUCKET, ttl, units, interval, burst)
 
+    def give_up(self) -> None:
+        """Hold nothing of a pool any more: its Envoy applies what it had until it is sent something else."""
+        self.units = self.burst = 0
+        if self.kind is Kind.KEPT:
+            self.kind = Kind.NEW
+
     def blanket(self, strategy: Strategy, ttl: int, now: float) -> Assignment:
         """Let its Envoy allow or deny all for TTL seconds, and return what that has to be sent."""
         self.units = self.burst = 0
