@@ -24,6 +24,7 @@ from ratelimit_service.alerts.quotas import QuotaWatch
 from ratelimit_service.alerts.service import AlertService
 from ratelimit_service.api.authentication import Authenticator
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rlqs.service import EnvoyQuotaService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.key_admin.service import KeyAdminService
@@ -40,6 +41,7 @@ from ratelimit_service.buckets.redis.connect import (
     open_bucket_store,
     open_clock,
     open_quota_store,
+    open_share_store,
     open_usage_store,
     open_usage_writer,
 )
@@ -47,6 +49,7 @@ from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.api_key import Peppers
+from ratelimit_service.decision.assignments.allocator import Allocator
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator, InvalidatedCache
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.held import HeldCalls
@@ -164,6 +167,7 @@ class DecisionPlane:
     rate_limit: RateLimitService
     envoy_rate_limit: EnvoyRateLimitService
     envoy_authorization: EnvoyAuthorizationService
+    envoy_quotas: EnvoyQuotaService
     engine: DecisionEngine
     authenticator: Authenticator
     tokens: KnownTokens
@@ -363,6 +367,11 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         envoy_rate_limit = EnvoyRateLimitService(
             descriptor_engine, HeldCalls(rules, engine, settlements), headers, clock, out_of_bounds
         )
+        shares = open_share_store(settings.redis_url.get_secret_value())
+        allocator = Allocator(rules, buckets, shares, tally)
+        _close_later(stack, shares)
+        stack.push_async_callback(allocator.finish)
+        envoy_quotas = EnvoyQuotaService(allocator)
         rate_limit = RateLimitService(engine, settlements, grants, clock, cached_requests=settings.policy_cache_size)
         watched = Watched(
             engine,
@@ -384,6 +393,8 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
             spans,
             access_log,
             grants,
+            allocator,
+            envoy_quotas,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
@@ -393,10 +404,12 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         background.start("metrics", metrics.keep)
         background.start("usage", sender.run)
         background.start("overload control", overload.run)
+        background.start("assignments", allocator.run)
         yield DecisionPlane(
             rate_limit=rate_limit,
             envoy_rate_limit=envoy_rate_limit,
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header, out_of_bounds),
+            envoy_quotas=envoy_quotas,
             engine=engine,
             authenticator=Authenticator(tokens),
             tokens=tokens,

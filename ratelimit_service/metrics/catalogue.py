@@ -185,6 +185,60 @@ GRANT_UNITS: Final = Described(
     "worth of calls, unless they die.",
     {"units": ("granted", "returned", "spent")},
 )
+QUOTA_STREAMS: Final = Described(
+    "ratelimit_rlqs_streams",
+    Kind.GAUGE,
+    "Streams of Envoy's rate limit quota service that are open.",
+    "An Envoy has one for each domain. A process refuses more than 2,000, and more than 500 of one caller.",
+    across="sum",
+)
+QUOTA_BUCKETS: Final = Described(
+    "ratelimit_rlqs_buckets",
+    Kind.GAUGE,
+    "Buckets that Envoys have, of all streams.",
+    "Some 3 KiB each here. A stream has 20,000 at most; Envoy forgets the least used ones of more.",
+    across="sum",
+)
+SHORT_SHARES: Final = Described(
+    "ratelimit_rlqs_short_shares",
+    Kind.GAUGE,
+    "Limits of which an Envoy is to have more than others have given up yet.",
+    "Not 0 for long: a server that had Envoys was killed less than a minute ago, or Redis is away.",
+    across="sum",
+)
+QUOTA_REPORTS: Final = Described(
+    "ratelimit_rlqs_reports_total",
+    Kind.COUNTER,
+    "Messages with reports, of one bucket or of all that an Envoy has.",
+    "Rises by one for each Envoy and five seconds, and for each new bucket: many of those are made-up values.",
+)
+ASSIGNED_REQUESTS: Final = Described(
+    "ratelimit_rlqs_requests_total",
+    Kind.COUNTER,
+    "Requests that Envoys have decided by their assignments, as they report them.",
+    "What Envoys decide by themselves. They count as usage, and not as decisions.",
+    {"result": ("allowed", "denied")},
+)
+ASSIGNMENTS: Final = Described(
+    "ratelimit_rlqs_assignments_total",
+    Kind.COUNTER,
+    "Assignments, by what they say; abandon: that Envoy is to forget the bucket.",
+    "The rate at which shares change, or are renewed. deny_all of limits with an overdraft: use another protocol.",
+    {"strategy": ("token_bucket", "allow_all", "deny_all", "abandon")},
+)
+ASSIGNED_TOKENS: Final = Described(
+    "ratelimit_rlqs_tokens_total",
+    Kind.COUNTER,
+    "Tokens that Envoys have spent, by what became of them; forgotten: their limit had no room for them.",
+    "Forgotten: limits that fill within half a second, or of which others spend far too much; checks do not see these.",
+    {"result": ("charged", "forgotten")},
+)
+UNANSWERED_BUCKETS: Final = Described(
+    "ratelimit_rlqs_unanswered_buckets_total",
+    Kind.COUNTER,
+    "Reports of buckets whose id Envoy could not read in an answer, since a value is not UTF-8.",
+    "Clients send such values. Envoy does with them what `no_assignment_behavior` says.",
+)
 ENFORCEMENT_OFF: Final = Described(
     "ratelimit_enforcement_off",
     Kind.GAUGE,
@@ -637,6 +691,10 @@ SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     "Decisions": (
         *(DECISIONS, DESCRIPTOR_DECISIONS, PLAN_DECISIONS, LIMIT_DENIALS, RESERVATIONS, OPEN_RESERVATIONS),
         *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, GRANTS, GRANT_UNITS, ENFORCEMENT_OFF),
+    ),
+    "Assignments of Envoy's rate limit quota service": (
+        *(QUOTA_STREAMS, QUOTA_BUCKETS, SHORT_SHARES, QUOTA_REPORTS, ASSIGNED_REQUESTS, ASSIGNMENTS),
+        *(ASSIGNED_TOKENS, UNANSWERED_BUCKETS),
     ),
     "Overload": (REFUSED_CALLS, TURN_SECONDS, QUEUE_AGE, BOUND),
     "Bucket store": (

@@ -9,6 +9,7 @@ import structlog
 from ratelimit_service.api.authentication import Admission
 from ratelimit_service.api.envoy_ext_authz.described import describe_authorization
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rlqs.service import EnvoyQuotaService
 from ratelimit_service.api.envoy_rls.described import describe_request
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import not_served
@@ -29,11 +30,13 @@ from ratelimit_service.transport.envoy.paths import (
     CHECK,
     EXTEND,
     GRANT,
+    QUOTAS,
     SETTLE,
     SHOULD_RATE_LIMIT,
     STREAM,
     STREAM_GRANTS,
 )
+from ratelimit_service.transport.envoy.quota_stream import quota_stream
 from ratelimit_service.transport.envoy.recorded import recorded_unary
 from ratelimit_service.transport.envoy.responses import send_error
 from ratelimit_service.transport.envoy.stream import stream
@@ -42,11 +45,13 @@ from ratelimit_service.transport.envoy.unary import Call, unary
 Request = TypeVar("Request")
 
 
-def envoy_methods(  # noqa: PLR0913  what they are made of
+def envoy_methods(  # noqa: PLR0913, PLR0917  what they are made of
     rate_limits: EnvoyRateLimitService,
     authorization: EnvoyAuthorizationService,
+    quotas: EnvoyQuotaService,
     admission: Admission,
     count: Count,
+    drain: Drain,
     bounds: Bounds,
     *,
     recorder: Recorder | None = None,
@@ -59,6 +64,7 @@ def envoy_methods(  # noqa: PLR0913  what they are made of
     return {
         SHOULD_RATE_LIMIT: _unary(rls, rate_limits.read, rate_limits.should_rate_limit, describe_request, recorder),
         AUTHORIZE: _unary(ext_authz, authorization.read, authorization.check, describe_authorization, recorder),
+        QUOTAS: quota_stream(Method(QUOTAS, admission, count, bounds), quotas, drain),
     }
 
 

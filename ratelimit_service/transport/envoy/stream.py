@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final, TypeVar
 
 from ratelimit_service.api.authentication import UNDECIDED
-from ratelimit_service.api.messages import check_stream_headers
+from ratelimit_service.api.messages import MAX_MESSAGE, check_stream_headers
 from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.overload.fair_queue import Share
 from ratelimit_service.api.rate_limit.streams import OpenStream, Streams, answer
@@ -61,7 +61,7 @@ def stream(method: Method, opened: Streams[Item], streams: OpenStreams, drain: D
             opened() as own,
         ):
             async with aclosing(
-                _groups(
+                groups_of(
                     receive,
                     headers.get(b"grpc-encoding"),
                     partial(_next, drain=drain, revoked=revoked, own=own, responses=responses),
@@ -120,19 +120,22 @@ class Turns:
                 self._of[connection] = turn, streams - 1
 
 
-async def _groups(
+async def groups_of(  # noqa: PLR0913  what a stream is read by
     receive: Receive,
     encoding: bytes | None,
     arrived: Callable[[Awaitable[Event]], Awaitable[Event]],
     begin: Callable[[], Wait],
     max_group: int,
+    *,
+    max_message: int = MAX_MESSAGE,
 ) -> AsyncGenerator[list[bytes], None]:
     """Yield the messages that have arrived, 1 to MAX_GROUP, until the caller has closed its side.
 
-    A stream may be quiet for any time between two messages, but not within one, for which BEGIN begins to wait. Raises,
-    after those before it, the error of a message or of the stream, and what ARRIVED raises while it waits.
+    They have MAX_MESSAGE bytes at most. A stream may be quiet for any time between two messages, but not within one,
+    for which BEGIN begins to wait. Raises, after those before it, the error of a message or of the stream, and what
+    ARRIVED raises while it waits.
     """
-    frames = FrameReader(encoding)
+    frames = FrameReader(encoding, max_message)
     more = True
     while more:
         if frames.incomplete:
@@ -153,6 +156,17 @@ async def _groups(
         raise ProtocolError("the stream was closed in the middle of a message")
 
 
+async def next_event(awaited: Awaitable[Event], *, drain: Drain, revoked: "asyncio.Future[None]") -> Event:
+    """The next event of the stream. Raises Unavailable if the process drains first, and what REVOKED fails with."""
+    event = asyncio.ensure_future(awaited)
+    try:
+        if not await drain.wait(event, revoked):
+            raise _draining()
+        return event.result()
+    finally:
+        _let_go(event)
+
+
 async def _next(
     awaited: Awaitable[Event],
     *,
@@ -161,20 +175,23 @@ async def _next(
     own: OpenStream[Item],
     responses: ResponseStream,
 ) -> Event:
-    """The next event of a stream. What the stream has to send by itself meanwhile is written to RESPONSES.
-
-    Raises Unavailable if the process drains first, and what REVOKED fails with.
-    """
+    """The same. What the stream has to send by itself meanwhile is written to RESPONSES."""
     event = asyncio.ensure_future(awaited)
     try:
         while not await drain.wait(event, revoked, own.pending):
             if own.pending is not None and own.pending.done():
                 await responses.write(frame(own.take()), revoked)
                 continue
-            raise Unavailable(
-                "this server is draining; open the stream again, another one will answer", reason="DRAINING"
-            )
+            raise _draining()
         return event.result()
     finally:
-        if isinstance(event, asyncio.Task):  # of ours; what Envoy's application was given is not cancelled
-            event.cancel()
+        _let_go(event)
+
+
+def _draining() -> Unavailable:
+    return Unavailable("this server is draining; open the stream again, another one will answer", reason="DRAINING")
+
+
+def _let_go(event: "asyncio.Future[Event]") -> None:
+    if isinstance(event, asyncio.Task):  # of ours; what Envoy's application was given is not cancelled
+        event.cancel()

@@ -6,6 +6,8 @@ from contextlib import aclosing, contextmanager
 from typing import Final, TypeVar, cast
 
 from ratelimit_service.api.authentication import UNDECIDED, Admission, Caller, share_of
+from ratelimit_service.api.envoy_rlqs.reader import MAX_REPORT
+from ratelimit_service.api.envoy_rlqs.service import EnvoyQuotaService, QuotaStream
 from ratelimit_service.api.messages import MAX_MESSAGE, check_stream_headers, message_too_large, missing_message
 from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.overload.heavy import HEAVY_BYTES, HeavyCalls
@@ -98,6 +100,40 @@ def stream(opened: Streams[Item], streams: OpenStreams, admission: Admission) ->
         return b""
 
     return handle
+
+
+def quota_stream(service: EnvoyQuotaService, admission: Admission) -> Handler:
+    """A handler that passes the reports of a stream to SERVICE, and sends what that assigns.
+
+    ADMISSION, by which the stream was admitted, also ends it when its caller's token is revoked.
+    """
+
+    async def handle(call: Call) -> bytes:
+        context = call.context
+        check_stream_headers(size_of_headers(context))
+        with admission.watching(call.presented) as ended, service.open(call.caller) as stream:
+            await context.send_initial_metadata(())  # apart from the first response, as on a stream of checks
+            writing = asyncio.create_task(_write_assignments(stream, context))
+            try:
+                with _interrupted_by(ended):
+                    while isinstance(data := await context.read(), bytes):  # else it is EOF
+                        if writing.done():
+                            writing.result()
+                        await stream.report([_checked(data, MAX_REPORT)], ended)
+            finally:
+                writing.cancel()
+                await asyncio.wait((writing,))
+                if not writing.cancelled():
+                    writing.exception()  # retrieved: the caller has gone, which the reader finds out, too
+        return b""
+
+    return handle
+
+
+async def _write_assignments(stream: QuotaStream, context: Context) -> None:
+    while True:
+        await context.write(await stream.responses())
+        await stream.pause()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
+from ratelimit_service._gen.envoy.service.rate_limit_quota.v3 import rlqs_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.grpc.reflection.v1 import reflection_pb2
 from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2, simulation_pb2
@@ -17,6 +18,7 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks
 from ratelimit_service.api.authentication import Admission, Authenticator, Caller, Role
 from ratelimit_service.api.envoy_ext_authz.described import describe_authorization
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rlqs.service import EnvoyQuotaService
 from ratelimit_service.api.envoy_rls.described import describe_request
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
@@ -42,7 +44,7 @@ from ratelimit_service.api.recording import Describe, Recorder, nothing_describe
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.metrics import CallCounts
 from ratelimit_service.transport.grpcio.context import Context, Present
-from ratelimit_service.transport.grpcio.handlers import stream, unary
+from ratelimit_service.transport.grpcio.handlers import quota_stream, stream, unary
 from ratelimit_service.transport.grpcio.interceptors import (
     Call,
     Handler,
@@ -62,6 +64,7 @@ from ratelimit_service.transport.grpcio.unfinished import Unfinished
 RATE_LIMIT_SERVICE: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 ENVOY_RATE_LIMIT_SERVICE: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 ENVOY_AUTHORIZATION_SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
+ENVOY_QUOTA_SERVICE: Final = rlqs_pb2.DESCRIPTOR.services_by_name["RateLimitQuotaService"].full_name
 KEY_ADMIN_SERVICE: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
 ADMIN_METHODS: Final = tuple(
     f"/{KEY_ADMIN_SERVICE}/{method.name}" for method in admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].methods
@@ -173,9 +176,11 @@ def decision_methods(  # noqa: PLR0913  what they are made of
     )
 
 
-def envoy_methods(
+def envoy_methods(  # noqa: PLR0913, PLR0917  what they are made of
     rate_limits: EnvoyRateLimitService,
     authorization: EnvoyAuthorizationService,
+    quotas: EnvoyQuotaService,
+    admission: Admission,
     intercept: DecisionInterceptor,
     unfinished: Unfinished,
     overload: OverloadControl,
@@ -191,8 +196,11 @@ def envoy_methods(
         describe_authorization,
         overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE),
     )
-    return _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
-        ENVOY_AUTHORIZATION_SERVICE, {"Check": (_single, check)}
+    assigned = intercept(quota_stream(quotas, admission), stream=True)
+    return (
+        _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)})
+        | _bound(ENVOY_AUTHORIZATION_SERVICE, {"Check": (_single, check)})
+        | _bound(ENVOY_QUOTA_SERVICE, {"StreamRateLimitQuotas": (_streamed, assigned)})
     )
 
 
