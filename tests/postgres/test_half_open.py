@@ -79,8 +79,8 @@ async def test_attempts_that_are_given_up_leave_no_connection(database: Database
 
 
 @pytest.mark.usefixtures("uncollected")
-async def test_a_look_up_that_is_given_up_opens_no_connection(database: Database, proxy: FaultProxy) -> None:
-    """The connection of a look-up without an answer is closed: no other one is opened to have it cancelled."""
+async def test_a_read_that_is_given_up_opens_no_connection(database: Database, proxy: FaultProxy) -> None:
+    """The connection of a read without an answer is closed: no other one is opened to have it cancelled."""
     source, feed = PostgresPolicySource(database), PostgresChangeFeed(database)
     await source.fetch([KEY_ID])
     position = await feed.position()
