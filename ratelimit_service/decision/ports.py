@@ -81,6 +81,10 @@ class StoreUnavailable(Exception):
         self.sent = sent
 
 
+class SlowStore(StoreUnavailable):
+    """A store replies, but so slowly that nobody waits for it. The message says how slowly."""
+
+
 class QueueTimeout(StoreUnavailable):
     """A charge was not sent, because its turn did not come in time although the store replies: nothing was charged.
 

@@ -282,7 +282,8 @@ BOUND: Final = Described(
 STORE_SECONDS: Final = Described(
     "ratelimit_store_round_trip_seconds",
     Kind.HISTOGRAM,
-    "Duration of round trips to the bucket store (Redis or Valkey), each with the charges of many calls.",
+    "Duration of round trips to the bucket store (Redis or Valkey), each with the charges of many calls; of probes and "
+    "of what was given up, too.",
     "The store's part of a call. Above RATELIMIT_STORE_SLOW plans decide by on_store_failure.",
     bounds=SECONDS_BOUNDS,
 )

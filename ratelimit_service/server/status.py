@@ -54,6 +54,7 @@ class ServerStatus:
             "workers": {"serving": self._readiness.serving(), "wanted": self._readiness.wanted},
             "stores_opened": self.planes is not None,
             "silent": dict(self._readiness.silent_effects()),
+            "faults": dict(self._readiness.faults()),
             "degraded": dict(self._readiness.degraded()),
             "reasons": list(self._readiness.reasons()),
             **read,
