@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-MAX_FAILED = 3
+MAX_FAILED = 5
 
 
 def failed(cache: Path) -> list[str]:

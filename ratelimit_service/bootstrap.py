@@ -24,6 +24,7 @@ from ratelimit_service.alerts.quotas import QuotaWatch
 from ratelimit_service.alerts.service import AlertService
 from ratelimit_service.api.authentication import Authenticator
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rlqs.service import EnvoyQuotaService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.key_admin.service import KeyAdminService
@@ -40,6 +41,7 @@ from ratelimit_service.buckets.redis.connect import (
     open_bucket_store,
     open_clock,
     open_quota_store,
+    open_share_store,
     open_usage_store,
     open_usage_writer,
 )
@@ -47,6 +49,7 @@ from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.usage_writer import RedisUsageWriter
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.api_key import Peppers
+from ratelimit_service.decision.assignments.allocator import Allocator
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator, InvalidatedCache
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.held import HeldCalls
@@ -82,7 +85,6 @@ from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.feed_heartbeat import PostgresHeartbeat
 from ratelimit_service.postgres.lease import PostgresLease
 from ratelimit_service.postgres.live_servers import PostgresLiveServers
-from ratelimit_service.postgres.migrate import read_schema
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
 from ratelimit_service.postgres.repositories.alert_usage import PostgresAlertUsage
 from ratelimit_service.postgres.repositories.alerts import PostgresLeaderTransactions
@@ -92,6 +94,7 @@ from ratelimit_service.postgres.repositories.simulation import PostgresSimulatio
 from ratelimit_service.postgres.repositories.totals import PostgresTotals
 from ratelimit_service.postgres.repositories.usage import PostgresUsageSource
 from ratelimit_service.postgres.rules_source import PostgresRulesSource
+from ratelimit_service.postgres.schema import read_schema
 from ratelimit_service.postgres.token_source import PostgresTokenSource
 from ratelimit_service.postgres.unit_of_work import PostgresTransactions
 from ratelimit_service.postgres.unreadable_rows import UnreadableRows
@@ -164,6 +167,7 @@ class DecisionPlane:
     rate_limit: RateLimitService
     envoy_rate_limit: EnvoyRateLimitService
     envoy_authorization: EnvoyAuthorizationService
+    envoy_quotas: EnvoyQuotaService
     engine: DecisionEngine
     authenticator: Authenticator
     tokens: KnownTokens
@@ -356,11 +360,18 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
         settlements = Settlements(keys, buckets, ids)
         grants = Grants(keys, buckets, clock)
+        policies.changed = grants.watches.changed
+        enforcement.add(grants.watches)  # after the policies, so that what is asked for anew is by the new ones
         headers = LimitHeaders(settings.limit_headers)
         out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
         envoy_rate_limit = EnvoyRateLimitService(
             descriptor_engine, HeldCalls(rules, engine, settlements), headers, clock, out_of_bounds
         )
+        shares = open_share_store(settings.redis_url.get_secret_value())
+        allocator = Allocator(rules, buckets, shares, tally)
+        _close_later(stack, shares)
+        stack.push_async_callback(allocator.finish)
+        envoy_quotas = EnvoyQuotaService(allocator)
         rate_limit = RateLimitService(engine, settlements, grants, clock, cached_requests=settings.policy_cache_size)
         watched = Watched(
             engine,
@@ -382,6 +393,8 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
             spans,
             access_log,
             grants,
+            allocator,
+            envoy_quotas,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
@@ -391,10 +404,12 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         background.start("metrics", metrics.keep)
         background.start("usage", sender.run)
         background.start("overload control", overload.run)
+        background.start("assignments", allocator.run)
         yield DecisionPlane(
             rate_limit=rate_limit,
             envoy_rate_limit=envoy_rate_limit,
             envoy_authorization=EnvoyAuthorizationService(engine, headers, settings.key_header, out_of_bounds),
+            envoy_quotas=envoy_quotas,
             engine=engine,
             authenticator=Authenticator(tokens),
             tokens=tokens,

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, MutableMapping
 from time import monotonic
 from typing import Any, Final, Literal
@@ -18,8 +19,11 @@ _SECRET: Final = re.compile(r"(rlk_[a-z0-9]+_[0-9A-Za-z]+|rlt_[0-9A-Za-z]+)_[0-9
 _PASSWORD: Final = re.compile(r"(://[^/\s:@]*):[^/\s@]+@")
 """The password in a URL."""
 
+_BOUNDED: Final = frozenset({"grpc", "uvicorn"})
+"""The libraries that write lines because of what strangers send: calls by gRPC, requests by HTTP."""
+
 _MAX_LINES: Final = 10
-"""Lines a second of the gRPC library, which writes some because of what strangers send."""
+"""Lines a second of each of them."""
 
 _MAX_TEXT: Final = 1_000
 """Characters of such a line."""
@@ -65,6 +69,8 @@ def set_up_logging(
     root.setLevel(level.upper())
     # It logs which database it uses at every check of the schema, and so at every start of a worker.
     logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
+    # It logs each statement that is given up, and not where: whoever gives one up reports that.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -78,30 +84,33 @@ def set_up_logging(
 
 
 class BoundedLibrary(logging.Filter):
-    """Bounds what the gRPC library logs: how much, and of whose making.
+    """Bounds what the libraries log that speak to strangers: how much, and of whose making.
 
-    It writes each header of a call that is not UTF-8, in full and with a traceback, whenever it is asked for headers.
-    Those lines say nothing of this server, and may hold secrets.
+    That of gRPC writes each header of a call that is not UTF-8, in full and with a traceback, whenever it is asked for
+    headers. Those lines say nothing of this server, and may hold secrets. That of HTTP writes a line for each request
+    that is none.
     """
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         super().__init__()
         self._now = now
         self._second = 0.0
-        self._lines = 0
+        self._lines: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write this line."""
-        if record.name.partition(".")[0] != "grpc":
+        library = record.name.partition(".")[0]
+        if library not in _BOUNDED:
             return True
         text = record.getMessage()
         if text.startswith("Invalid encoding on"):
             return False
         if self._now() - self._second >= 1.0:
-            self._second, self._lines = self._now(), 0
-        self._lines += 1
+            self._second = self._now()
+            self._lines.clear()
+        self._lines[library] += 1
         record.msg, record.args = text[:_MAX_TEXT], ()
-        return self._lines <= _MAX_LINES
+        return self._lines[library] <= _MAX_LINES
 
 
 def add_trace(_logger: object, _method: str, event: Event) -> Event:

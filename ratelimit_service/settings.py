@@ -113,7 +113,7 @@ class Settings(BaseSettings):
         ge=1,
         le=3600,
         description="Seconds for which a repeated request_id of an allowed call returns the first decision and is not "
-        "charged again.",
+        "charged again; 2 at most while Redis has less than a fifth of its memory left.",
     )
     store_timeout: float = Field(
         default=0.1,

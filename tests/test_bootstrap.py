@@ -11,7 +11,8 @@ from fixtures.control_plane import key_draft, plan_draft
 from ratelimit_service.bootstrap import StartupError, open_services
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.management.paging import Paging
-from ratelimit_service.postgres.migrate import current, head, upgrade
+from ratelimit_service.postgres.migrate import upgrade
+from ratelimit_service.postgres.schema import current, head
 from ratelimit_service.settings import Settings
 
 

@@ -14,6 +14,7 @@ from fixtures.dev_server import free_address
 from fixtures.http_calls import call
 from fixtures.served import Serve, Server
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2 as auth_pb2
+from ratelimit_service._gen.envoy.service.rate_limit_quota.v3 import rlqs_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.ratelimit.v1 import enforcement_pb2
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
@@ -29,6 +30,7 @@ SERVICES = [
     *decision_pb2.DESCRIPTOR.services_by_name.values(),
     *auth_pb2.DESCRIPTOR.services_by_name.values(),
     *rls_pb2.DESCRIPTOR.services_by_name.values(),
+    *rlqs_pb2.DESCRIPTOR.services_by_name.values(),
 ]
 
 _CHECK = {"api_key": "rlk_live_none"}
@@ -40,6 +42,9 @@ REQUESTS: dict[str, Message] = {
     "RateLimitService/SettleLimit": decision_pb2.SettleLimitRequest(reservation_id="none", actual_cost=1),
     "RateLimitService/ExtendHold": decision_pb2.ExtendHoldRequest(reservation_id="none", hold={"seconds": 1}),
     "RateLimitService/Grant": decision_pb2.GrantRequest(grant_id="0" * 32, wants=1, **_CHECK),
+    "RateLimitService/StreamGrant": decision_pb2.StreamGrantRequest(
+        requests=[decision_pb2.GrantRequest(grant_id="0" * 32, wants=1, **_CHECK)]
+    ),
     "ManageKey, reading": admin_pb2.ManageKeyRequest(list={}),
     "ManageKey, changing": admin_pb2.ManageKeyRequest(revoke={"key_id": "0123456789abcdef"}),
     "ManagePlan, reading": admin_pb2.ManagePlanRequest(list={}),

@@ -91,7 +91,8 @@ There are no resources, subjects, descriptors or headers in it: clients choose w
 | logger | of what |
 |---|---|
 | `grpc...` | the gRPC library: ten lines a second at most, of 1,000 characters |
-| `asyncio`, `uvicorn...` | an error of the service's own: report it |
+| `uvicorn...` | requests by HTTP that are none: ten lines a second at most. With a stack, an error: report it |
+| `asyncio` | an error of the service's own: report it |
 | none, `[2026-11-27 10:00:00.000][12][warning]` | Envoy, one step quieter than `RATELIMIT_LOG_LEVEL` |
 | none, `Fatal Python error`, `Thread 0x` | stacks of a process that crashed or hung: report them |
 

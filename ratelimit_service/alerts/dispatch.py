@@ -15,6 +15,9 @@ from ratelimit_service.usage.ports import Term
 from ratelimit_service.usage.query_range import DAY, MINUTE
 
 _PAUSE_SECONDS: Final = 1.0
+_WITHOUT_WEBHOOK_SECONDS: Final = 60.0
+"""Between two times when old alerts are deleted, and messages of an earlier webhook counted: nothing is to be sent."""
+
 _AT_ONCE: Final = 4
 _KEPT_US: Final = 90 * DAY
 """For which an alert that has ended is kept."""
@@ -51,6 +54,7 @@ class AlertDispatcher:
 
     async def run(self, term: Term) -> None:
         """Send what is due until cancelled. Raises LeaseLost."""
+        pause = _WITHOUT_WEBHOOK_SECONDS if self._webhook is None else _PAUSE_SECONDS
         try:
             while True:
                 try:
@@ -58,7 +62,7 @@ class AlertDispatcher:
                 except StoreUnavailable:
                     sent = 0
                 if not sent:
-                    await asyncio.sleep(_PAUSE_SECONDS)
+                    await asyncio.sleep(pause)
         finally:
             self._observer.pending(0)
 

@@ -5,11 +5,13 @@ from collections.abc import Hashable, Sequence
 from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar, cast
 
+import structlog
+
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.health import Watcher
 from ratelimit_service.buckets.outcomes import Outcome, outcomes_of, results_of
 from ratelimit_service.decision.charge import Charge, ChargeResult
-from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.ports import BucketStore, SlowStore, StoreUnavailable
 
 N = TypeVar("N", bound=Hashable)
 
@@ -26,6 +28,11 @@ _SLOW_GAP: Final = 1.0  # seconds after which a slow reply no longer belongs to 
 
 PROBE_SECONDS: Final = 0.1
 """Between the end of one probe and the start of the next."""
+
+LOG_SECONDS: Final = 10.0
+"""Between two breakers that open with a line in the log: one of a node at the edge of being slow opens all the time."""
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class ManagedStore(BucketStore, Protocol):
@@ -65,7 +72,8 @@ class _Breaker:
     """The state of a node after a failure or a slow reply. It is open while `probing` is set.
 
     `cause` is that of the last failure. `slow_since` is when replies began to be slow, None if the last one was not,
-    and `slow_at` when that was last seen.
+    `slow_at` when that was last seen, and `reply_seconds` what a slow reply took, 0 if there is none since a failure.
+    `opened_at` is when it opened, if the log has that.
     """
 
     def __init__(self) -> None:
@@ -74,6 +82,8 @@ class _Breaker:
         self.reason = ""
         self.slow_since: float | None = None
         self.slow_at = 0.0
+        self.reply_seconds = 0.0
+        self.opened_at: float | None = None
         self.probing: asyncio.Task[None] | None = None
 
 
@@ -94,6 +104,8 @@ class GuardedStore(Closing, Generic[N]):
         self._slow = slow
         self._breakers: dict[N, _Breaker] = {}
         self._open = 0  # breakers
+        self._logged_at = -LOG_SECONDS
+        self._unlogged = 0  # breakers that opened since then
         store.watch(self)
 
     @property
@@ -115,10 +127,10 @@ class GuardedStore(Closing, Generic[N]):
         return await self._charge_by_node(charges, deadline)
 
     async def ping(self) -> None:
-        """Succeed if a charge would, on every node. Raises StoreUnavailable."""
+        """Succeed if a charge would, on every node. Raises StoreUnavailable, SlowStore if a node is slow."""
         for breaker in self._breakers.values():
             if breaker.probing is not None:
-                raise StoreUnavailable(breaker.reason)
+                raise (SlowStore if breaker.reply_seconds else StoreUnavailable)(breaker.reason)
         await self._store.ping()
 
     async def close(self) -> None:
@@ -152,7 +164,12 @@ class GuardedStore(Closing, Generic[N]):
     def answered(self, node: Hashable, seconds: float) -> None:
         """Note a reply. One that is not slow ends what failures and slow replies began, if the breaker is closed."""
         if seconds >= self._slow:
-            self._count_slow(cast("N", node), seconds)
+            slow = self._count_slow(cast("N", node), seconds)
+            slow.reply_seconds = seconds
+            slow.reason = (
+                f"answers in {seconds * 1_000:.0f} ms, slower than RATELIMIT_STORE_SLOW ({self._slow * 1_000:g} ms)"
+            )
+            self._open_if_slow(cast("N", node), slow)
             return
         breaker = self._breakers.get(cast("N", node))
         if breaker is None:
@@ -164,32 +181,38 @@ class GuardedStore(Closing, Generic[N]):
     def unanswered(self, node: Hashable, seconds: float) -> None:
         """Note that a reply is slow, however long it will take."""
         if seconds >= self._slow:
-            self._count_slow(cast("N", node), seconds)
+            slow = self._count_slow(cast("N", node), seconds)
+            if not slow.reply_seconds:
+                slow.reason = f"has not replied for {seconds:.2g} s"
+            self._open_if_slow(cast("N", node), slow)
 
     def failed(self, node: Hashable, reason: str, cause: object) -> None:
         """Note a failure, unless it has the cause of the last one."""
         breaker = self._breakers.setdefault(cast("N", node), _Breaker())
-        breaker.reason = reason
+        breaker.reason, breaker.reply_seconds = reason, 0.0
         if breaker.cause is not cause:
             breaker.cause = cause
             breaker.failures += 1
         if breaker.failures >= FAILURES:
             self._open_breaker(cast("N", node), breaker)
 
-    def _count_slow(self, node: N, seconds: float) -> None:
+    def _count_slow(self, node: N, seconds: float) -> _Breaker:
         now = monotonic()
         began = now - seconds + self._slow
         breaker = self._breakers.setdefault(node, _Breaker())
         if breaker.slow_since is None or began < breaker.slow_since or began - breaker.slow_at > _SLOW_GAP:
             breaker.slow_since = began
         breaker.slow_at = now
-        if now - breaker.slow_since >= SLOW_FOR:
-            breaker.reason = f"its replies have taken more than {self._slow:g} s for {now - breaker.slow_since:.2g} s"
+        return breaker
+
+    def _open_if_slow(self, node: N, breaker: _Breaker) -> None:
+        if breaker.slow_since is not None and breaker.slow_at - breaker.slow_since >= SLOW_FOR:
             self._open_breaker(node, breaker)
 
     def _open_breaker(self, node: N, breaker: _Breaker) -> None:
         if breaker.probing is None:
             self._open += 1
+            self._log_open(node, breaker)
             breaker.probing = asyncio.get_running_loop().create_task(self._probe(node, breaker))
 
     async def _probe(self, node: N, breaker: _Breaker) -> None:
@@ -197,10 +220,35 @@ class GuardedStore(Closing, Generic[N]):
             try:
                 await self._store.ping_node(node)
             except StoreUnavailable as error:
-                breaker.reason = str(error)
+                breaker.reason, breaker.reply_seconds = str(error), 0.0
             else:
                 if breaker.slow_since is None:
                     break
             await asyncio.sleep(PROBE_SECONDS)
         self._open -= 1
         del self._breakers[node]
+        if breaker.opened_at is not None:
+            seconds = round(monotonic() - breaker.opened_at, 3)
+            _log.warning(
+                "the breaker of the bucket store has closed: it decides again", node=_name(node), seconds=seconds
+            )
+
+    def _log_open(self, node: N, breaker: _Breaker) -> None:
+        """Log that a breaker opens, and how many others did since the last line, unless that was a moment ago."""
+        now = monotonic()
+        if now - self._logged_at < LOG_SECONDS:
+            self._unlogged += 1
+            return
+        breaker.opened_at = self._logged_at = now
+        unlogged, self._unlogged = self._unlogged, 0
+        _log.warning(
+            "the breaker of the bucket store opens: on_store_failure decides",
+            node=_name(node),
+            reason=breaker.reason,
+            others=unlogged,
+        )
+
+
+def _name(node: Hashable) -> str:
+    """The address of a node. Empty where there is one for all: the settings have its address."""
+    return "" if node is None else str(node)

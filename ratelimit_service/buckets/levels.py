@@ -23,7 +23,11 @@ from ratelimit_service.decision.limit import MICRO, Concurrency, Quota, TokenBuc
 from ratelimit_service.decision.window import LONG_WINDOWS
 
 MAX_LEVELS: Final = 100_000
-"""Buckets whose levels are kept, some 350 bytes each. Those first seen longest ago are forgotten first."""
+"""Buckets of keys and rules whose levels are kept, some 1,000 bytes each with what a store caches of the bucket. Those
+first seen longest ago are forgotten first."""
+
+MAX_CHOSEN_LEVELS: Final = 20_000
+"""Buckets of values that callers choose, the same: who makes values up has no others forgotten, and 20 MB at most."""
 
 MIN_STEP_SECONDS: Final = 0.25
 MAX_STEP_SECONDS: Final = 5.0
@@ -185,19 +189,23 @@ class Level:
 
 
 class LevelMemory:
-    """The levels that one worker has seen, by the names of buckets. `size` bounds them.
+    """The levels that one worker has seen, by the names of buckets.
 
-    `now()` is the monotonic time in seconds by which results are observed.
+    SIZE bounds them, and CHOSEN those of values that callers choose. `now()` is the monotonic time in seconds by which
+    results are observed.
     """
 
-    def __init__(self, now: Callable[[], float] = monotonic, size: int = MAX_LEVELS) -> None:
+    def __init__(
+        self, now: Callable[[], float] = monotonic, size: int = MAX_LEVELS, chosen: int = MAX_CHOSEN_LEVELS
+    ) -> None:
         self.now = now
-        self._size = size
+        self._size, self._chosen_size = size, chosen
         self._levels: OrderedDict[str, Level] = OrderedDict()
+        self._chosen: OrderedDict[str, Level] = OrderedDict()
         self._denied: OrderedDict[str, Level] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._levels)
+        return len(self._levels) + len(self._chosen)
 
     def observe(  # noqa: C901, PLR0912  no calls on the hot path
         self, charges: Sequence[Charge], results: Sequence[ChargeResult], now: float
@@ -243,15 +251,18 @@ class LevelMemory:
 
     def find(self, bucket: Bucket) -> Level | None:
         """What was seen of a bucket, or None."""
-        return bucket.level or self._levels.get(bucket.name)
+        return bucket.level or (self._chosen if bucket.family else self._levels).get(bucket.name)
 
     def denied_quotas(self) -> list[SeenQuota]:
         """The quotas of an hour and longer that denied a call lately, at most MAX_DENIED."""
         return list(self._seen(self._denied.values()))
 
     def quotas(self) -> Iterator[SeenQuota]:
-        """All quotas of an hour and longer that were seen in their open windows: those seen first last."""
-        return self._seen(reversed(list(self._levels.values())))
+        """All quotas of an hour and longer that were seen in their open windows.
+
+        Those of values that callers choose come after the others, and of each those seen first last.
+        """
+        return self._seen([*reversed(self._levels.values()), *reversed(self._chosen.values())])
 
     def _seen(self, levels: Iterable[Level]) -> Iterator[SeenQuota]:
         now = self.now()
@@ -266,14 +277,15 @@ class LevelMemory:
 
     def _remember(self, bucket: Bucket, now: float) -> Level:
         """The level of a bucket that is new here, perhaps known by another object of the same name."""
-        if isinstance(bucket.limit.algorithm, Concurrency):  # LOCAL has slots of its own
-            slots = bucket.level = Level(bucket, now)
-            return slots
-        level = self._levels.get(bucket.name)
+        if isinstance(bucket.limit.algorithm, Concurrency):  # LOCAL has slots of its own: nothing is to be recalled
+            return Level(bucket, now)
+        levels, size = (self._chosen, self._chosen_size) if bucket.family else (self._levels, self._size)
+        level = levels.get(bucket.name)
         if level is None:
-            level = self._levels[bucket.name] = Level(bucket, now)
-            if len(self._levels) > self._size:
-                self._levels.popitem(last=False)
+            level = levels[bucket.name] = Level(bucket, now)
+            if len(levels) > size:
+                _, forgotten = levels.popitem(last=False)
+                forgotten.bucket.level = None  # else each holds the other, and old garbage is never collected
         bucket.level = level
         return level
 

@@ -55,7 +55,8 @@ class State(NamedTuple):
 
     `part / per` of a further micro-token had drained, 0 or more and less than 1. `keep` is a time when all has drained
     for every limit that was charged. `levels` are those of limits that hold less than `used`, the one charged last
-    first; while there are any, `used` drains at `rate`, and is void at `void`, if its limits were unknown.
+    first; while there are any, `used` drains at `rate`, and is void at `void`, if its limits were unknown. `refunded`:
+    the micro-tokens that were refunded so far, and one; 0 until units were granted of it.
     """
 
     used: int = 0
@@ -66,6 +67,13 @@ class State(NamedTuple):
     rate: tuple[int, int] = (0, 1)
     void: int = EXACT - 1
     levels: tuple[Level, ...] = ()
+    refunded: int = 0
+
+    def refund(self, amount: int) -> "State":
+        """The same after a refund was counted, if they are. Begins anew before the number is inexact in doubles."""
+        if not self.refunded:
+            return self
+        return self._replace(refunded=self.refunded + amount if self.refunded < EXACT // 2 else 1)
 
 
 class Terms(NamedTuple):
@@ -158,7 +166,7 @@ def _rate_of(amount: int, time_us: int) -> tuple[int, int]:
 def charged_state(terms: Terms, state: State, view: State, cost: int) -> State:
     """What a charge of COST makes of STATE, which TERMS see as VIEW, charged already."""
     if not state.levels and (terms.window is not None or state.used <= terms.most):
-        return view._replace(keep=state.keep)
+        return view._replace(keep=state.keep, refunded=state.refunded)
     elapsed_us = view.at - state.at
     own = _level_of(terms, state) if terms.window is None else None
     levels = [] if own is None else [own._replace(used=view.used, part=view.part)]
@@ -179,7 +187,7 @@ def charged_state(terms: Terms, state: State, view: State, cost: int) -> State:
     keep = state.keep
     if used:
         keep = max(keep, _drained_at(view.at, used, part, rate) if void == EXACT - 1 else void)
-    return State(used, view.at, part, rate[1], keep, rate, void, tuple(kept))
+    return State(used, view.at, part, rate[1], keep, rate, void, tuple(kept), state.refunded)
 
 
 def _raised_in_all(state: State, at: int, cost: int) -> tuple[int, int, tuple[int, int], int]:
@@ -242,7 +250,7 @@ def _undrained(terms: Terms, amount: int, reserved: int, made_at: int, at: int) 
 
 def _returned(terms: Terms, stored: State, amount: int, now_us: int) -> State:
     """STORED less an AMOUNT, as of its last charge: of the limit's own level alone if it decides by one."""
-    keep = max(stored.keep, now_us)
+    keep, before, stored = max(stored.keep, now_us), stored, stored.refund(amount)
     if terms.window is None:
         for number, level in enumerate(stored.levels):
             if (level.capacity, level.rate) == (terms.most, terms.rate):
@@ -251,7 +259,7 @@ def _returned(terms: Terms, stored: State, amount: int, now_us: int) -> State:
                 levels = (*stored.levels[:number], changed, *stored.levels[number + 1 :])
                 return stored._replace(levels=levels, keep=keep)
         if stored.used > terms.most:
-            return stored
+            return before
     used = max(stored.used - amount, 0)
     return stored._replace(used=used, part=stored.part if used else 0, keep=keep)
 
@@ -326,8 +334,8 @@ class _Part(NamedTuple):
 class Lent(NamedTuple):
     """A grant of so many UNITS that was made, and ends, at these times in microseconds since 1970 UTC.
 
-    One unit took `tokens` of each bucket, by the names of those from which something was taken. `call` is that of the
-    grant.
+    One unit took `tokens` of each bucket, by the names of those from which something was taken. `after`: by the same
+    names the micro-tokens that were used then, and those that had been refunded. `call` is that of the grant.
     """
 
     made_at: int
@@ -335,6 +343,7 @@ class Lent(NamedTuple):
     units: int
     call: int
     tokens: dict[str, int]
+    after: dict[str, tuple[int, int]]
 
 
 def _marks_of(buckets: Sequence[Bucket]) -> Marks:
@@ -522,7 +531,13 @@ class ReferenceBuckets:
             for bucket, tokens, result in zip(charge.buckets, charge.costs, results, strict=True)
             if tokens and not result.wait_us
         }
-        self._grants[grant.name] = Lent(now_us, now_us + left_us, units, grant.call, taken)
+        after = {}
+        for bucket, result in zip(charge.buckets, results, strict=True):
+            if bucket.name in taken:
+                state = self._states[bucket.name]
+                state = self._states[bucket.name] = state._replace(refunded=state.refunded or 1)
+                after[bucket.name] = (self._terms(bucket).capacity - result.remaining, state.refunded)
+        self._grants[grant.name] = Lent(now_us, now_us + left_us, units, grant.call, taken, after)
         return ChargeResult(charged, results, hold=Granted(units, units, left_us))
 
     def _return(self, charge: Charge, own: Return, now_us: int) -> ChargeResult:
@@ -541,6 +556,9 @@ class ReferenceBuckets:
                 terms = self._terms(bucket)
                 state, stored = self._advanced(bucket, terms, -1, now_us)
                 back, in_all = units * each * MICRO, lent.units * each * MICRO
+                used, refunded = lent.after[bucket.name]
+                if stored.refunded >= refunded:  # what was used before it drains first, unless it was refunded since
+                    in_all = max(in_all, used - (stored.refunded - refunded))
                 amount = _undrained(terms, back, in_all, lent.made_at, state.at)
                 if amount:
                     self._states[bucket.name] = _returned(terms, stored, amount, now_us)
@@ -613,7 +631,8 @@ class ReferenceBuckets:
                 charged = False
             result = limit_result(terms, state, wait, now_us)
             if fits:
-                self._keep(bucket, charged_state(terms, stored, state, cost), now_us + result.reset_us)
+                kept = charged_state(terms, stored, state, cost)
+                self._keep(bucket, kept.refund(-cost) if cost < 0 else kept, now_us + result.reset_us)
             results.append(result)
         if charged and reserve is not None:
             marks = _marks_of(charge.buckets) if charge.request else ()

@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ratelimit_service.cli.conversion import convert_lazily
 from ratelimit_service.cli.errors import Exit
+from ratelimit_service.cli.escaped import escaped
 
 
 def command_group(summary: str) -> typer.Typer:
@@ -201,7 +202,7 @@ def main() -> None:
         from ratelimit_service.logs import redact  # noqa: PLC0415  the log of a server, which commands have none of
 
         typer.echo(
-            f"internal error: {type(error).__name__}: {redact(str(error))}\n"
+            f"internal error: {type(error).__name__}: {escaped(redact(str(error)))}\n"
             "please report it; RATELIMIT_TRACEBACK=1 shows the traceback",
             err=True,
         )

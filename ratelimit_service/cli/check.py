@@ -39,6 +39,10 @@ _WHY_NOT = {"hold": "only calls with a hold count", "resource": "other resources
 """Causes that need more words than one."""
 
 _UNREADABLE = "a row of the key in Postgres cannot be read: see the server's log"
+_UNREADABLE_HERE = (
+    f"{_UNREADABLE}. That is how a worker decides that knows nothing valid of it from before, as the process that was "
+    "asked; others go on by what was valid last"
+)
 _KEY_ID = re.compile(r"[0-9A-Za-z]{16}")
 
 
@@ -170,7 +174,9 @@ def _limit_result(limit: LimitResult) -> tuple[str, ...]:
 def _print_explanation(explanation: "ExplainLimitResponse") -> None:
     """Print what would be decided now, then every limit that was considered."""
     typer.echo("would be ", nl=False)
-    print_decision(explanation.decision, _UNREADABLE)  # without the bucket store, there is an error and no explanation
+    print_decision(
+        explanation.decision, _UNREADABLE_HERE
+    )  # without the bucket store, there is an error and no explanation
     if not explanation.limits:
         return
     typer.echo()

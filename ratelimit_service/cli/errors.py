@@ -13,7 +13,8 @@ class Exit(IntEnum):
     """0 means done, and for `check` allowed."""
 
     NO = 1
-    """`check` and `test`: denied. `doctor`: something is wrong. `diff`: it differs. The command itself worked."""
+    """`check` and `test`: denied. `doctor`: something is wrong. `diff`: it differs. `export`: a plan cannot be
+    read. The command itself worked."""
     USAGE = 2
     """The command line, a file or a setting is invalid; also what the server calls INVALID_ARGUMENT."""
     REFUSED = 3

@@ -8,8 +8,9 @@ from ratelimit_service.buckets.redis.rights import acl
 from ratelimit_service.cli.database import database_errors, database_url
 from ratelimit_service.cli.environment import load_settings, with_dev_stores
 from ratelimit_service.cli.errors import CommandError, Exit, report_errors
-from ratelimit_service.postgres import migrate as schema
 from ratelimit_service.postgres.grants import grants
+from ratelimit_service.postgres.migrate import upgrade
+from ratelimit_service.postgres.schema import head, read_schema
 
 
 def migrate(
@@ -31,7 +32,7 @@ def migrate(
         return
     with report_errors(), database_errors():
         url = database_url(with_dev_stores(load_settings()))
-        found, wanted = schema.read_schema(url), schema.head()
+        found, wanted = read_schema(url), head()
         before = found.revision
         if before == wanted:
             typer.echo(f"the schema is already at revision {wanted}")
@@ -44,5 +45,5 @@ def migrate(
         elif dry_run:
             typer.echo(f"the schema is at revision {before or 'none'} and would be migrated to {wanted}")
         else:
-            schema.upgrade(url)
+            upgrade(url)
             typer.echo(f"the schema was migrated from revision {before or 'none'} to {wanted}")

@@ -59,9 +59,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = _grid(show_header=True)
     for heading in headings:
         table.add_column(heading, overflow="fold")
-    for row in shown:
-        table.add_row(*map(_without_markup, row))
-    _print_grid(table)
+    _print_grid(table, shown)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
@@ -73,9 +71,7 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     table = _grid(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in shown:
-        table.add_row(name, _without_markup(value))
-    _print_grid(table)
+    _print_grid(table, shown)
 
 
 def print_next_page(page_token: str) -> None:
@@ -142,11 +138,11 @@ def _grid(*, show_header: bool) -> "Table":
     return Table(box=None, pad_edge=False, header_style="bold", show_header=show_header)
 
 
-def _print_grid(table: "Table") -> None:
+def _print_grid(table: "Table", rows: Iterable[Sequence[str]]) -> None:
+    """Print ROWS as they are: callers choose some of their texts, in which rich would find markup and emoji."""
     from rich.console import Console  # noqa: PLC0415  as above
+    from rich.text import Text  # noqa: PLC0415  as above
 
+    for row in rows:
+        table.add_row(*map(Text, row))
     Console(highlight=False).print(table)
-
-
-def _without_markup(text: str) -> str:
-    return text.replace("[", r"\[")

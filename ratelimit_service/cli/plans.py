@@ -24,6 +24,7 @@ from ratelimit_service.cli.output import (
     print_table,
 )
 from ratelimit_service.cli.times import format_time, parse_duration
+from ratelimit_service.cli.unreadable_plans import CANNOT_BE_READ, is_unreadable, report_unreadable
 from ratelimit_service.decision.limit import MAX_TOKENS
 
 app = command_group("Create and change plans: named, versioned sets of limits.")
@@ -65,6 +66,7 @@ def get(
         action = ManagePlanRequest.GetPlan(name=name, version=version)
         plan = client.manage_plan(ManagePlanRequest(get=action)).get.plan
         print_as(output_format(output, as_json=as_json), plan, _print_plan)
+    report_unreadable([plan])
 
 
 @app.command("list")
@@ -82,6 +84,7 @@ def list_plans(
         action = ManagePlanRequest.ListPlans(page_size=page_size, page_token=page_token)
         page = client.manage_plan(ManagePlanRequest(list=action)).list
         print_as(output_format(output, as_json=as_json), page, _print_page)
+    report_unreadable(page.plans)
 
 
 @app.command()
@@ -265,13 +268,17 @@ def _print_plan(plan: Plan) -> None:
             ("plan", plan.name),
             ("version", str(plan.version)),
             ("description", plan.description),
-            *(("limit", describe_limit(limit)) for limit in plan.limits),
+            *(("limit", limit) for limit in _limits(plan)),
             ("on store failure", Plan.OnStoreFailure.Name(plan.on_store_failure)),
             ("created", format_time(plan.create_time)),
             ("changed", format_time(plan.update_time)),
             ("etag", plan.etag),
         ]
     )
+
+
+def _limits(plan: Plan) -> list[str]:
+    return [CANNOT_BE_READ] if is_unreadable(plan) else [describe_limit(limit) for limit in plan.limits]
 
 
 def _print_page(page: ManagePlanResponse.PlanPage) -> None:
@@ -281,7 +288,7 @@ def _print_page(page: ManagePlanResponse.PlanPage) -> None:
             (
                 plan.name,
                 str(plan.version),
-                "; ".join(map(describe_limit, plan.limits)),
+                "; ".join(_limits(plan)),
                 Plan.OnStoreFailure.Name(plan.on_store_failure),
                 plan.description,
             )

@@ -1,9 +1,11 @@
 """Calls to the Unix socket by which one server of this machine turns its own switch."""
 
 import json
+import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +46,15 @@ def _only_socket() -> Path:
 
 
 def _sockets() -> Iterator[Path]:
-    yield from sorted(Path(tempfile.gettempdir()).glob(_SOCKETS))
+    """The sockets of servers that this user has started: in this folder anybody may put one, and answer what they like.
+
+    Root is asked for those of all users.
+    """
+    user = os.geteuid()
+    for path in sorted(Path(tempfile.gettempdir()).glob(_SOCKETS)):
+        with suppress(OSError):
+            if user in {0, path.parent.lstat().st_uid}:
+                yield path
 
 
 def _ask(path: Path, question: dict[str, Any]) -> dict[str, Any] | None:
@@ -56,6 +66,6 @@ def _ask(path: Path, question: dict[str, Any]) -> dict[str, Any] | None:
             connection.sendall(json.dumps(question).encode() + b"\n")
             with connection.makefile("rb") as file:
                 answer = json.loads(file.readline(_MAX_ANSWER))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return answer if isinstance(answer, dict) else None

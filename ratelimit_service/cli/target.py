@@ -71,7 +71,7 @@ class Target:
         listen = dev and (dev.listen if decides else dev.admin_address)
         address = server or (dialable(listen) if listen else DEFAULT_SERVER)
         sent = _read_token(token) if token else (dev.admin_token if dev else "")
-        if "://" not in address:
+        if "://" not in address or not server:  # `dev` writes no other addresses, but somebody else may have
             if not is_on_this_machine(address):
                 where = "" if server else f", which {DevState.path(_data_dir())} names,"
                 raise CommandError.usage(f"{address}{where} is not on this machine: {_FORMS}")

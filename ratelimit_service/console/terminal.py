@@ -13,9 +13,13 @@ class Terminal(NamedTuple):
     grpc: tuple[str, ...]
 
 
-def cli(*words: str) -> str:
-    """A command: `ratelimit-service keys get 7Qm2...`. Options may be words of their own."""
-    return shlex.join(("ratelimit-service", *words))
+def cli(*words: str, name: str = "") -> str:
+    """A command: `ratelimit-service keys get 7Qm2...`. Options may be words of their own.
+
+    NAME is the argument at its end, if there is one: also a name that begins like an option is none.
+    """
+    argument = ("--", name) if name.startswith("-") else (name,) if name else ()
+    return shlex.join(("ratelimit-service", *words, *argument))
 
 
 def grpcurl(method: str, request: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ _RETRY_SECONDS = 0.5
 _MEANING = {
     Gap.DROPPED: "the change feed no longer has all changes since the last that was read; everything is read again",
     Gap.OUT_OF_ORDER: "a change came with a lower number than the one before it; everything is read again",
+    Gap.RESTARTED: "Postgres was restarted, or another server of it took over; everything is read again",
     Gap.WENT_BACK: "the change feed went back, as after a restore from a backup; everything is read again",
 }
 

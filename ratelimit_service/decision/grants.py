@@ -4,10 +4,12 @@ What is granted is charged at once, so that whatever becomes of its holder, no m
 (docs/adr/0038). Nothing here is a decision on a call: what holders decide they report, and it counts as usage.
 """
 
+import asyncio
 import re
 from collections.abc import Sequence
 from enum import IntEnum
 from hashlib import blake2b
+from itertools import islice
 from typing import Final, NamedTuple
 
 from ratelimit_service.decision.charge import (
@@ -24,6 +26,7 @@ from ratelimit_service.decision.charge import (
     costs_of,
 )
 from ratelimit_service.decision.covering import prefix_of
+from ratelimit_service.decision.grant_watches import GrantWatch, GrantWatches
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, NAME, Concurrency, TokenBucket
 from ratelimit_service.decision.outcome import Decision, decide, refusal_of
@@ -31,7 +34,7 @@ from ratelimit_service.decision.policy import NO_EXPIRY, Policy, Rule
 from ratelimit_service.decision.ports import BucketStore, Clock, QueueTimeout, StoreUnavailable
 from ratelimit_service.decision.reason import Reason, Source
 from ratelimit_service.decision.usage import parse_field
-from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.errors import InvalidArgument, ServiceError
 
 MAX_UNITS: Final = 1_000_000
 """Of one grant."""
@@ -133,6 +136,15 @@ class GrantOutcome(NamedTuple):
     returned: bool = True
 
 
+class _Prepared(NamedTuple):
+    """A call, the policy of its key, and what is charged for it: its returns, and then PLANNED if that is a charge."""
+
+    call: GrantCall
+    policy: Policy | None
+    planned: Charge | GrantOutcome
+    charges: list[Charge]
+
+
 class Grants:
     """Makes grants and returns them. The store keeps all there is to know of them. All its errors are ServiceErrors.
 
@@ -145,6 +157,8 @@ class Grants:
         self._clock = clock
         self._second = 0
         self._made: dict[str, int] = {}  # of each key in this second
+        self.watches = GrantWatches(clock)
+        """Who holds which of the grants that were made on streams."""
         self.asked = 0
         """Calls so far that wanted units."""
 
@@ -154,29 +168,80 @@ class Grants:
         Raises InvalidArgument; Unavailable if the key was not looked up in time; Overloaded and DeadlineExceeded.
         """
         _check(call)
-        policy = self._keys.verified(call.api_key)
-        if policy is None:
-            policy = await self._resolve(call, deadline)
-        self.asked += call.wants > 0
-        if policy is None:
-            return GrantOutcome(call.grant_id, ask_again_us=_SOON_US if call.wants else 0, decision=_UNKNOWN)
-        planned = self._plan(call, policy)
-        charges = [_charge_of(policy, index, each) for index, each in enumerate(call.returns)]
-        if isinstance(planned, Charge):
-            charges.append(planned)
+        policy = self._keys.verified(call.api_key) or await self._resolve(call, deadline)
+        prepared = self._prepare(call, policy)
         try:
-            results = await self._buckets.charge(charges, deadline) if charges else ()
+            results = await self._buckets.charge(prepared.charges, deadline) if prepared.charges else ()
         except QueueTimeout as error:
             raise refusal_of(error) from error
         except StoreUnavailable:
-            outcome = _unavailable(call) if isinstance(planned, Charge) else planned
-            return outcome._replace(returned=not call.returns)
-        return _outcome(call, policy, results[-1]) if isinstance(planned, Charge) else planned
+            return _without_store(prepared)
+        return _outcome_of(prepared, results)
+
+    async def grant_all(
+        self, calls: Sequence[GrantCall], deadline: float | None = None, watch: GrantWatch | None = None
+    ) -> list[GrantOutcome | ServiceError]:
+        """The outcomes of calls, each of another key, in their order: all in one round trip to the buckets.
+
+        WATCH is of whoever gets them: it watches the keys that are granted units, and it is refused more than it can
+        watch. What `grant` raises for one call is its outcome.
+        """
+        policies = await asyncio.gather(*(self._policy(call, deadline) for call in calls))
+        prepared = [
+            policy if isinstance(policy, ServiceError) else self._prepared(call, policy, watch)
+            for call, policy in zip(calls, policies, strict=True)
+        ]
+        charges = [charge for one in prepared if isinstance(one, _Prepared) for charge in one.charges]
+        try:
+            results = iter(await self._buckets.charge(charges, deadline) if charges else ())
+        except QueueTimeout as error:
+            refused = refusal_of(error)
+            return [one if isinstance(one, ServiceError) else refused for one in prepared]
+        except StoreUnavailable:
+            return [one if isinstance(one, ServiceError) else _without_store(one) for one in prepared]
+        outcomes: list[GrantOutcome | ServiceError] = []
+        for one in prepared:
+            if isinstance(one, ServiceError):
+                outcomes.append(one)
+                continue
+            outcomes.append(_outcome_of(one, list(islice(results, len(one.charges)))))
+            if watch is not None and one.policy is not None and not one.policy.validity.is_current(self._clock):
+                watch.withdraw(one.policy.key_id)  # it has changed meanwhile, or was never kept up to date
+        return outcomes
+
+    async def _policy(self, call: GrantCall, deadline: float | None) -> Policy | ServiceError | None:
+        """The policy of a call's key; None if there is none; or why the call fails."""
+        try:
+            _check(call)
+            return self._keys.verified(call.api_key) or await self._resolve(call, deadline)
+        except ServiceError as error:
+            return error
+
+    def _prepared(self, call: GrantCall, policy: Policy | None, watch: GrantWatch | None) -> "_Prepared | ServiceError":
+        try:
+            return self._prepare(call, policy, watch)
+        except InvalidArgument as error:
+            return error
 
     async def _resolve(self, call: GrantCall, deadline: float | None) -> Policy | None:
         if call.key_id:
             return await self._keys.resolve_id(call.key_id, deadline)
         return await self._keys.resolve(call.api_key, deadline)
+
+    def _prepare(self, call: GrantCall, policy: Policy | None, watch: GrantWatch | None = None) -> "_Prepared":
+        self.asked += call.wants > 0
+        if policy is None:
+            unknown = GrantOutcome(call.grant_id, ask_again_us=_SOON_US if call.wants else 0, decision=_UNKNOWN)
+            return _Prepared(call, None, unknown, [])
+        planned = self._plan(call, policy)
+        if watch is not None and (isinstance(planned, Charge) or planned.units):
+            now_us = self._clock.now_us()
+            if not watch.add(policy.key_id, now_us + 2 * MAX_TTL_US, now_us):  # from before it is made: none is missed
+                planned = GrantOutcome(call.grant_id, ask_again_us=_SOON_US, per_call=PerCall.TOO_MANY_GRANTS)
+        charges = [_charge_of(policy, index, each) for index, each in enumerate(call.returns)]
+        if isinstance(planned, Charge):
+            charges.append(planned)
+        return _Prepared(call, policy, planned, charges)
 
     def _plan(self, call: GrantCall, policy: Policy) -> Charge | GrantOutcome:
         """The charge that makes the grant, or its outcome where no bucket is needed."""
@@ -238,6 +303,21 @@ def _ttl_of(rules: Sequence[Rule]) -> int:
             numerator, denominator = algorithm.rate
             ttl_us = min(ttl_us, algorithm.capacity * MICRO * denominator // (numerator * _FILLED))
     return ttl_us
+
+
+def _without_store(prepared: _Prepared) -> GrantOutcome:
+    """What becomes of a call while the store is away."""
+    call, _, planned, _ = prepared
+    outcome = _unavailable(call) if isinstance(planned, Charge) else planned
+    return outcome._replace(returned=not call.returns)
+
+
+def _outcome_of(prepared: _Prepared, results: Sequence[ChargeResult]) -> GrantOutcome:
+    call, policy, planned, _ = prepared
+    if isinstance(planned, GrantOutcome):
+        return planned
+    assert policy is not None  # noqa: S101  what is charged is of a key
+    return _outcome(call, policy, results[-1])
 
 
 def _outcome(call: GrantCall, policy: Policy, result: ChargeResult) -> GrantOutcome:

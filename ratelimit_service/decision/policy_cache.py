@@ -162,6 +162,8 @@ class PolicyCache:
         self._incomplete: OrderedDict[str, None] = OrderedDict()
         self._rechecker: asyncio.Task[None] | None = None
         self._queue = LookupQueue(self._budget)
+        self.changed: Callable[[str], None] = _nobody
+        """Called with the id of each key whose policy has changed, or is not kept up to date any more."""
         self.waits: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
         """Makes the block in which a call waits until its keys are read. Raises ServiceErrors: then the call fails."""
         self._reading: dict[str, Lookup] = {}  # being read
@@ -283,6 +285,8 @@ class PolicyCache:
         for key_id in keys:
             self._unknown.pop(key_id, None)
             self._denied.pop(key_id, None)
+            if key_id not in self._entries:
+                self.changed(key_id)
         cached = [key_id for key_id in keys if key_id in self._entries]
         for start in range(0, len(cached), MAX_PER_CHUNK):
             chunk = cached[start : start + MAX_PER_CHUNK]
@@ -470,6 +474,8 @@ class PolicyCache:
                 self.unreadable += 1
                 self._store_partial(partial, now_us)
             else:
+                if key_id in self._entries:
+                    self.changed(key_id)
                 self._drop(key_id)
                 self._incomplete.pop(key_id, None)
                 self._denied.pop(key_id, None)
@@ -510,6 +516,9 @@ class PolicyCache:
         return Policy(record, now_us, off_until_us, max_open=self._max_open)
 
     def _put(self, record: PolicyRecord, now_us: int) -> None:
+        before = self._entries.get(record.key_id)
+        if before is not None and before.record != record:
+            self.changed(record.key_id)
         self._drop(record.key_id)
         while len(self._entries) >= self._size:
             self._evict()
@@ -544,6 +553,11 @@ class PolicyCache:
         key_id = next(iter(self._entries))
         self._drop(key_id)
         self._incomplete.pop(key_id, None)
+        self.changed(key_id)
+
+
+def _nobody(_key_id: str) -> None:
+    """For a cache whose changes are nobody's business."""
 
 
 def _seconds_until(deadline: float | None, margin: float) -> float:

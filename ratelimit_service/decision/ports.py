@@ -37,6 +37,8 @@ class Gap(Enum):
     """What it has read last is not in the feed any more, as after a restore of the database from a backup."""
     OUT_OF_ORDER = "out_of_order"
     """A change came before one that it has read: somebody wrote that with a number far ahead, and it is ignored now."""
+    RESTARTED = "restarted"
+    """Postgres was restarted, or another server took over: what was read of it beside the feed may have been lost."""
 
 
 class Beat(NamedTuple):
@@ -77,6 +79,10 @@ class StoreUnavailable(Exception):
     def __init__(self, message: str, *, sent: bool = False) -> None:
         super().__init__(message)
         self.sent = sent
+
+
+class SlowStore(StoreUnavailable):
+    """A store replies, but so slowly that nobody waits for it. The message says how slowly."""
 
 
 class QueueTimeout(StoreUnavailable):

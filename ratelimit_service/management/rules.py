@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from ratelimit_service.aside import aside
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, check_domain, check_size
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, check_domain, check_new
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
 from ratelimit_service.errors import InvalidArgument, NotFound
 from ratelimit_service.management.audit import AuditedWork, Event
@@ -135,7 +135,7 @@ class RulesService:
         An etag that is not empty must be that of the domain's rules, else raises Aborted, as it does when there are
         none. Raises ConfirmationRequired for a change that has to be confirmed, unless `confirmation` does.
         """
-        check_size(rules)
+        check_new(rules)
         async with self._transactions.writing() as work:
             before, successor = await self._successor(work, rules, description, etag)
             if before is not None:
@@ -150,7 +150,7 @@ class RulesService:
 
     async def check(self, rules: DomainRules, *, description: str = "", etag: str = "") -> RuleSet:
         """Return what `replace` would put in force now, and change nothing. Raises what it would raise."""
-        check_size(rules)
+        check_new(rules)
         async with self._transactions.reading() as work:
             return (await self._successor(work, rules, description, etag))[1]
 

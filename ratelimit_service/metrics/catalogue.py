@@ -86,7 +86,7 @@ CALL_SECONDS: Final = Described(
 OPEN_STREAMS: Final = Described(
     "ratelimit_open_streams",
     Kind.GAUGE,
-    "Streams of checks that are open.",
+    "Streams of checks and of grants that are open.",
     "A gateway needs one or a few for each connection. A process closes the quietest beyond 2,000.",
     across="sum",
 )
@@ -172,10 +172,10 @@ GRANTS: Final = Described(
     Kind.COUNTER,
     "Grants by event; asked: calls that want units; made: those that got some; repeated: the same grant or return "
     "again, which changes nothing; returned: with what was spent; gone: returned when the store did not know it any "
-    "more, or never did.",
+    "more, or never did; withdrawn: keys whose grants a stream has withdrawn.",
     "Made but not returned: holders die or forget to. Gone: they return too late, and what they did not spend stays "
     "charged.",
-    {"event": ("asked", "made", "repeated", "returned", "gone")},
+    {"event": ("asked", "made", "repeated", "returned", "gone", "withdrawn")},
 )
 GRANT_UNITS: Final = Described(
     "ratelimit_grant_units_total",
@@ -184,6 +184,60 @@ GRANT_UNITS: Final = Described(
     "Granted less returned and spent, over all servers, is what holders have now, or have never reported: a second's "
     "worth of calls, unless they die.",
     {"units": ("granted", "returned", "spent")},
+)
+QUOTA_STREAMS: Final = Described(
+    "ratelimit_rlqs_streams",
+    Kind.GAUGE,
+    "Streams of Envoy's rate limit quota service that are open.",
+    "An Envoy has one for each domain. A process refuses more than 2,000, and more than 500 of one caller.",
+    across="sum",
+)
+QUOTA_BUCKETS: Final = Described(
+    "ratelimit_rlqs_buckets",
+    Kind.GAUGE,
+    "Buckets that Envoys have, of all streams.",
+    "Some 3 KiB each here. A stream has 20,000 at most; Envoy forgets the least used ones of more.",
+    across="sum",
+)
+SHORT_SHARES: Final = Described(
+    "ratelimit_rlqs_short_shares",
+    Kind.GAUGE,
+    "Limits of which an Envoy is to have more than others have given up yet.",
+    "Not 0 for long: a server that had Envoys was killed less than a minute ago, or Redis is away.",
+    across="sum",
+)
+QUOTA_REPORTS: Final = Described(
+    "ratelimit_rlqs_reports_total",
+    Kind.COUNTER,
+    "Messages with reports, of one bucket or of all that an Envoy has.",
+    "Rises by one for each Envoy and five seconds, and for each new bucket: many of those are made-up values.",
+)
+ASSIGNED_REQUESTS: Final = Described(
+    "ratelimit_rlqs_requests_total",
+    Kind.COUNTER,
+    "Requests that Envoys have decided by their assignments, as they report them.",
+    "What Envoys decide by themselves. They count as usage, and not as decisions.",
+    {"result": ("allowed", "denied")},
+)
+ASSIGNMENTS: Final = Described(
+    "ratelimit_rlqs_assignments_total",
+    Kind.COUNTER,
+    "Assignments, by what they say; abandon: that Envoy is to forget the bucket.",
+    "The rate at which shares change, or are renewed. deny_all of limits with an overdraft: use another protocol.",
+    {"strategy": ("token_bucket", "allow_all", "deny_all", "abandon")},
+)
+ASSIGNED_TOKENS: Final = Described(
+    "ratelimit_rlqs_tokens_total",
+    Kind.COUNTER,
+    "Tokens that Envoys have spent, by what became of them; forgotten: their limit had no room for them.",
+    "Forgotten: limits that fill within half a second, or of which others spend far too much; checks do not see these.",
+    {"result": ("charged", "forgotten")},
+)
+UNANSWERED_BUCKETS: Final = Described(
+    "ratelimit_rlqs_unanswered_buckets_total",
+    Kind.COUNTER,
+    "Reports of buckets whose id Envoy could not read in an answer, since a value is not UTF-8.",
+    "Clients send such values. Envoy does with them what `no_assignment_behavior` says.",
 )
 ENFORCEMENT_OFF: Final = Described(
     "ratelimit_enforcement_off",
@@ -228,7 +282,8 @@ BOUND: Final = Described(
 STORE_SECONDS: Final = Described(
     "ratelimit_store_round_trip_seconds",
     Kind.HISTOGRAM,
-    "Duration of round trips to the bucket store (Redis or Valkey), each with the charges of many calls.",
+    "Duration of round trips to the bucket store (Redis or Valkey), each with the charges of many calls; of probes and "
+    "of what was given up, too.",
     "The store's part of a call. Above RATELIMIT_STORE_SLOW plans decide by on_store_failure.",
     bounds=SECONDS_BOUNDS,
 )
@@ -312,7 +367,7 @@ FEED_GAPS: Final = Described(
     "ratelimit_change_feed_gaps_total",
     Kind.COUNTER,
     "Times that all was read again, because changes may be missing.",
-    "`went_back`: Postgres was restored from a backup, or lost transactions.",
+    "`went_back`: Postgres was restored from a backup, or lost transactions. `restarted`: with each restart of it.",
     {"cause": tuple(gap.value for gap in Gap)},
 )
 POLICIES: Final = Described(
@@ -637,6 +692,10 @@ SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     "Decisions": (
         *(DECISIONS, DESCRIPTOR_DECISIONS, PLAN_DECISIONS, LIMIT_DENIALS, RESERVATIONS, OPEN_RESERVATIONS),
         *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, GRANTS, GRANT_UNITS, ENFORCEMENT_OFF),
+    ),
+    "Assignments of Envoy's rate limit quota service": (
+        *(QUOTA_STREAMS, QUOTA_BUCKETS, SHORT_SHARES, QUOTA_REPORTS, ASSIGNED_REQUESTS, ASSIGNMENTS),
+        *(ASSIGNED_TOKENS, UNANSWERED_BUCKETS),
     ),
     "Overload": (REFUSED_CALLS, TURN_SECONDS, QUEUE_AGE, BOUND),
     "Bucket store": (

@@ -82,6 +82,10 @@ class RoundTripCounts:
         self.queued.add(queued)
         self._report(seconds)
 
+    def took(self, seconds: float) -> None:
+        """Count how long a probe took, or a round trip that was given up."""
+        self.seconds.add(seconds)
+
     def awaited(self, seconds: float) -> None:
         """Report a round trip that takes longer than a call could wait."""
         self._report(seconds)

@@ -66,11 +66,73 @@ class Settled(Protocol):
     """The number of reservations that were ended because their callers had left."""
 
 
+class Withdrawn(Protocol):
+    """The part of the watches that is read here."""
+
+    withdrawn: int
+    """The number of keys whose grants were withdrawn."""
+
+
 class Asked(Protocol):
     """The part of the grants that is read here."""
 
     asked: int
     """The number of calls that wanted units."""
+
+    @property
+    def watches(self) -> Withdrawn:
+        """Who holds grants that were made on streams."""
+        ...
+
+
+class Paid(Protocol):
+    """The part of the payments of an allocator that is read here: tokens so far."""
+
+    charged: int
+    forgotten: int
+
+
+class Short(Protocol):
+    """The part of the visits of an allocator that is read here."""
+
+    @property
+    def short(self) -> int:
+        """The number of pools of which somebody is to have more."""
+        ...
+
+
+class Assigned(Protocol):
+    """The part of the allocator that is read here."""
+
+    reported: dict[str, int]
+    assigned: dict[str, int]
+
+    @property
+    def payments(self) -> Paid:
+        """What was charged."""
+        ...
+
+    @property
+    def sharing(self) -> Short:
+        """What is shared."""
+        ...
+
+    @property
+    def streams(self) -> int:
+        """The number of streams that are open."""
+        ...
+
+    @property
+    def buckets(self) -> int:
+        """The number of buckets that they have."""
+        ...
+
+
+class Reported(Protocol):
+    """The part of Envoy's quota service that is read here."""
+
+    messages: int
+    unanswered: int
 
 
 class Tokens(Protocol):
@@ -226,6 +288,8 @@ class Watched(NamedTuple):
     spans: Exported | None = None
     access_log: Lines | None = None
     grants: Asked | None = None
+    assignments: Assigned | None = None
+    reports: Reported | None = None
 
 
 def _outcome(reason: Reason, source: Source) -> Outcome:
@@ -273,6 +337,8 @@ class WorkerMetrics:
             self._count_reservations(counts, watched.settlements)
         if watched.grants is not None:
             self._count_grants(counts, watched.grants)
+        if watched.assignments is not None and watched.reports is not None:
+            self._count_assignments(watched.assignments, watched.reports)
         self._show_numbers(counts, breaker_open)
         self._process = ProcessMetrics(self.registry, watched.overload)
 
@@ -382,10 +448,30 @@ class WorkerMetrics:
     def _count_grants(self, counts: Counts, grants: Asked) -> None:
         events, units = counts.reservations.grants.events, counts.reservations.grants.units
         self._count(catalogue.GRANTS, lambda: grants.asked, "asked")
+        self._count(catalogue.GRANTS, lambda: grants.watches.withdrawn, "withdrawn")
         for event in events:
             self._count(catalogue.GRANTS, partial(events.__getitem__, event), event)
         for what in units:
             self._count(catalogue.GRANT_UNITS, partial(units.__getitem__, what), what)
+
+    def _count_assignments(self, assignments: Assigned, reports: Reported) -> None:
+        payments, sharing = assignments.payments, assignments.sharing
+        for described, counts in (
+            (catalogue.ASSIGNED_REQUESTS, assignments.reported),
+            (catalogue.ASSIGNMENTS, assignments.assigned),
+        ):
+            for value in counts:
+                self._count(described, partial(counts.__getitem__, value), value)
+        self._count(catalogue.ASSIGNED_TOKENS, lambda: payments.charged, "charged")
+        self._count(catalogue.ASSIGNED_TOKENS, lambda: payments.forgotten, "forgotten")
+        self._count(catalogue.QUOTA_REPORTS, lambda: reports.messages)
+        self._count(catalogue.UNANSWERED_BUCKETS, lambda: reports.unanswered)
+        for described, read in (
+            (catalogue.QUOTA_STREAMS, lambda: assignments.streams),
+            (catalogue.QUOTA_BUCKETS, lambda: assignments.buckets),
+            (catalogue.SHORT_SHARES, lambda: sharing.short),
+        ):
+            self._gauges.append((gauge(described, self.registry), read))
 
     def _show_numbers(self, counts: Counts, breaker_open: Callable[[], bool]) -> None:
         watched, round_trips = self._watched, counts.round_trips

@@ -7,6 +7,7 @@ from typing import Final
 
 import h11
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
@@ -18,6 +19,9 @@ STALL_SECONDS: Final = 10.0
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 """Of a request's line and headers together."""
+
+_INCOMPLETE: Final = (h11.IDLE, h11.SEND_BODY)
+"""The states of a peer that has yet to send a request, or the rest of one."""
 
 _IDLE_SECONDS: Final = 5
 """For which a connection stays open between two requests. Beyond it the peer's next byte would be too late."""
@@ -39,6 +43,23 @@ def http_config(limit_head: int = MAX_HEAD_BYTES) -> Config:
     )
     config.load()
     return config
+
+
+class _Flow(FlowControl):
+    """Reads no more of a peer whose next request has begun to arrive before this one is answered.
+
+    Whoever asks whether the peer has gone has uvicorn read on: a peer that sends without a pause would have as much
+    buffered for each of its requests as one read returns, 256 KiB.
+    """
+
+    def __init__(self, transport: asyncio.Transport, conn: h11.Connection) -> None:
+        super().__init__(transport)
+        self._conn = conn
+
+    def resume_reading(self) -> None:
+        """Read on, unless what was read last is not needed yet."""
+        if self._conn.their_state in _INCOMPLETE or not self._conn.trailing_data[0]:
+            super().resume_reading()
 
 
 async def _no_app(_scope: object, _receive: object, _send: object) -> None:
@@ -88,6 +109,7 @@ class HttpConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Keep the verified certificate of the peer, if one is asked for, in the `state` of its requests."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.conn)
         self.app_state["certificate"] = transport.get_extra_info("peercert")
 
     def data_received(self, data: bytes) -> None:
@@ -107,6 +129,7 @@ class HttpConnection(H11Protocol):
     def on_response_complete(self) -> None:
         """Expect the next request, or the rest of this one."""
         super().on_response_complete()
+        self.flow.resume_reading()  # what had arrived of the next request is read by now
         if self._incomplete():
             self._awaiting_since = monotonic()
 
@@ -115,5 +138,8 @@ class HttpConnection(H11Protocol):
         super().connection_lost(exc)
         self._on_close(self)
 
+    def _should_upgrade(self) -> bool:
+        return False  # whatever a peer asks for, there are no WebSockets here; uvicorn would log each request for one
+
     def _incomplete(self) -> bool:
-        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        return self.conn.their_state in _INCOMPLETE

@@ -7,6 +7,9 @@ from typing import Final, NamedTuple
 Probe = Callable[[], Awaitable[None]]
 """Returns when the component answers, raises any exception when it does not."""
 
+Describe = Callable[[str, Exception], Awaitable[str]]
+"""Says what is wrong with a component whose probe raised that, as what follows its name in a sentence."""
+
 _PROBE_SECONDS: Final = 1.0
 """Seconds between two probes of the components, and the longest that one may take to answer."""
 
@@ -48,19 +51,21 @@ class Readiness:
         reports: Callable[[], Sequence[Mapping[str, str]]],
         wanted: int,
         effects: Mapping[str, str] = EFFECTS,
+        describe: Describe | None = None,
     ) -> None:
         """REPORTS are those of the workers that serve: why each is degraded, by mode. There should be WANTED.
 
-        EFFECTS say what it does that a component does not answer.
+        EFFECTS say what it does that a component does not answer. Without DESCRIBE there is no more to say of one.
         """
         self._reports = reports
         self.wanted = wanted
         self._effects = effects
+        self._describe = describe or _does_not_answer
         self._draining = False
         self.reasons: Callable[[], Sequence[str]] = tuple
         """Why else it decides otherwise than it should, in words."""
-        self._silent: tuple[str, ...] | None = None
-        """The components that do not answer, None before the first probe."""
+        self._faults: Mapping[str, str] | None = None
+        """What is wrong with the components that do not answer, None before the first probe."""
 
     def drain(self) -> None:
         """Not be ready any more: the server is about to end."""
@@ -83,7 +88,11 @@ class Readiness:
 
     def silent_effects(self) -> Mapping[str, str]:
         """What it does that a component did not answer the last time, by those that did not, as far as is known."""
-        return {name: self._effects[name] for name in self._silent or ()}
+        return {name: self._effects[name] for name in self._faults or ()}
+
+    def faults(self) -> Mapping[str, str]:
+        """What is wrong with the components that did not answer the last time, as far as is known."""
+        return self._faults or {}
 
     def degraded(self) -> Mapping[str, str]:
         """Why workers do not decide as they should, by mode."""
@@ -91,16 +100,16 @@ class Readiness:
 
     def answering(self) -> Mapping[str, bool]:
         """Of each store whether it answered the last time; none has before the first."""
-        return {name: self._silent is not None and name not in self._silent for name in _STORES}
+        return {name: self._faults is not None and name not in self._faults for name in _STORES}
 
     def silent(self) -> tuple[str, ...]:
         """The components that did not answer the last time, as far as is known."""
-        return self._silent or ()
+        return tuple(self._faults or ())
 
     async def probe(self, probes: Mapping[str, Probe]) -> None:
         """Find out once which components answer."""
-        answers = await asyncio.gather(*(_answers(probe) for probe in probes.values()))
-        self._silent = tuple(name for name, answered in zip(probes, answers, strict=True) if not answered)
+        found = await asyncio.gather(*(self._fault(name, probe) for name, probe in probes.items()))
+        self._faults = {name: fault for name, fault in zip(probes, found, strict=True) if fault}
 
     async def watch(self, probes: Mapping[str, Probe]) -> None:
         """Find it out each second, until cancelled."""
@@ -112,9 +121,17 @@ class Readiness:
         return [f"{serving} of {self.wanted} workers serve"] if serving < self.wanted else []
 
     def _failures(self) -> list[str]:
-        if self._silent is None:
+        if self._faults is None:
             return [_NOT_OPENED]
-        return [f"{name} does not answer, {self._effects[name]}" for name in self._silent]
+        return [f"{name} {fault}, {self._effects[name]}" for name, fault in self._faults.items()]
+
+    async def _fault(self, name: str, probe: Probe) -> str:
+        """What is wrong with a component, empty if it answers."""
+        try:
+            await asyncio.wait_for(probe(), _PROBE_SECONDS)
+        except Exception as error:  # noqa: BLE001 for whatever reason, the component does not answer
+            return await self._describe(name, error)
+        return ""
 
 
 def _merge(reports: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -123,12 +140,16 @@ def _merge(reports: Sequence[Mapping[str, str]]) -> dict[str, str]:
     for report in reports:
         for mode, reason in report.items():
             found.setdefault(mode, []).append(reason)
-    return {mode: f"{reasons[0]} ({len(reasons)} of {len(reports)} workers)" for mode, reasons in found.items()}
+    return {
+        mode: f"{reasons[0]} ({len(reasons)} of {len(reports)} workers{_others(mode, len(reports) - len(reasons))})"
+        for mode, reasons in found.items()
+    }
 
 
-async def _answers(probe: Probe) -> bool:
-    try:
-        await asyncio.wait_for(probe(), _PROBE_SECONDS)
-    except Exception:  # noqa: BLE001 for whatever reason, the component does not answer
-        return False
-    return True
+def _others(mode: str, others: int) -> str:
+    """What to know of the workers that are not degraded in a way that some are."""
+    return "; one without calls does not notice" if others and mode == "store" else ""
+
+
+async def _does_not_answer(_name: str, _error: Exception) -> str:
+    return "does not answer"

@@ -17,22 +17,28 @@ _POLL_SECONDS = 0.9
 
 _ANSWER_SECONDS = 1.0
 _MAX_PER_READ = 10_000
+_MAX_NAME = 1_024  # bytes: no subject, plan or domain has a name as long
 _FIRST = 1  # the number of the first change ever
 _NOWHERE = (0, -1)
 _MAX_GAPS = 8
 _KINDS = frozenset(kind.value for kind in ChangeKind if kind is not ChangeKind.ENFORCEMENT)
 _NEWEST_ROWS = 1_000
 _NEWEST = """
-    SELECT number, time::text FROM changes WHERE number NOT BETWEEN %(ignored)s AND %(until)s
-    ORDER BY number DESC LIMIT %(most)s
+    SELECT pg_postmaster_start_time()::text, newest.number, newest.time
+    FROM (SELECT 1) AS one LEFT JOIN (
+        SELECT number, time::text FROM changes WHERE number NOT BETWEEN %(ignored)s AND %(until)s
+        ORDER BY number DESC LIMIT %(most)s
+    ) AS newest ON true
+    ORDER BY newest.number DESC
 """
 # In one snapshot: a heartbeat is read together with all changes that were written before it. Times are only compared,
 # as texts: whoever writes past the API may have written an infinite one.
 _READ = """
-    SELECT feed.oldest, feed.seen, feed.beat, feed.lag, feed.beyond, feed.ignored,
+    SELECT feed.started, feed.oldest, feed.seen, feed.beat, feed.lag, feed.beyond, feed.ignored,
            later.number, later.kind, later.name, later.time
     FROM (
-        SELECT (SELECT min(number) FROM changes WHERE number NOT BETWEEN %(ignored)s AND %(until)s) AS oldest,
+        SELECT pg_postmaster_start_time()::text AS started,
+               (SELECT min(number) FROM changes WHERE number NOT BETWEEN %(ignored)s AND %(until)s) AS oldest,
                (
                    SELECT min(gap.high) FROM unnest(%(lows)s::bigint[], %(highs)s::bigint[]) AS gap (low, high)
                    WHERE EXISTS (SELECT FROM changes WHERE number > gap.low AND number < gap.high)
@@ -44,7 +50,7 @@ _READ = """
         FROM (SELECT 1) AS one LEFT JOIN feed_heartbeat AS beat ON isfinite(beat.time)
     ) AS feed
     LEFT JOIN LATERAL (
-        SELECT number, kind, name, time::text FROM changes
+        SELECT number, kind, CASE WHEN octet_length(name) <= %(longest)s THEN name END AS name, time::text FROM changes
         WHERE number > %(after)s AND number NOT BETWEEN %(ignored)s AND %(until)s ORDER BY number LIMIT %(most)s
     ) AS later ON true
     ORDER BY later.number
@@ -60,6 +66,9 @@ class PostgresChangeFeed:
     Numbers alone do not show that the database was restored from a backup, once as many changes were made since. So the
     feed recalls when the row of the reader's position was written, and checks that it is still there.
 
+    What was read beside the feed just before Postgres was lost may be newer than the position, and lost although that
+    is not. So everything may be out of date once another server responds, or the same one after a restart.
+
     Nor is the highest number always the newest: somebody may have written one far ahead, past the API, and all changes
     to come would be below the position. So the feed also checks the widest gaps between numbers that it has read.
     When there is a number in one, what was beyond it is ignored.
@@ -73,6 +82,8 @@ class PostgresChangeFeed:
         self._connection = database.query_connection(f"LISTEN {CHANGES_CHANNEL}")
         self._last = (0, "")
         """Number and time of the row of the position that was returned last."""
+        self._started: str | None = None
+        """When the server of Postgres was started that responded to `position`; None before."""
         self._gaps: list[tuple[int, int]] = []
         """Pairs of numbers that were read, with none between them: the widest."""
         self._ignored = _NOWHERE
@@ -84,9 +95,11 @@ class PostgresChangeFeed:
             ignored, until = self._ignored
             parameters = {"ignored": ignored, "until": until, "most": _NEWEST_ROWS}
             rows = await self._connection.query(_ANSWER_SECONDS, _NEWEST, parameters)
-            self._last = rows[0] if rows else (0, "")
+            self._started = rows[0][0]
+            numbered = [(number, time) for _, number, time in rows if number is not None]
+            self._last = numbered[0] if numbered else (0, "")
             self._gaps = []
-            numbers = [number for number, _ in reversed(rows)]
+            numbers = [number for number, _ in reversed(numbered)]
             below = numbers[0] if len(numbers) == _NEWEST_ROWS else 0  # there may be more, which were not read
             self._note_gaps(below, numbers)
             return self._last[0]
@@ -112,19 +125,22 @@ class PostgresChangeFeed:
         parameters = {
             "after": after,
             "most": _MAX_PER_READ,
+            "longest": _MAX_NAME,
             "lows": [low for low, _ in self._gaps],
             "highs": [high for _, high in self._gaps],
             "ignored": first,
             "until": until,
         }
         rows = await self._connection.query(_ANSWER_SECONDS, _READ, parameters)
-        oldest, seen, beat, lag, beyond, ignored, *_ = rows[0]
+        started, oldest, seen, beat, lag, beyond, ignored, *_ = rows[0]
         if beyond is not None:
             self._ignore(beyond, after)
             return Changes(after, [], Gap.OUT_OF_ORDER)
         self._report_ignored(ignored)
-        later = [row[6:] for row in rows if row[6] is not None]
+        later = [row[7:] for row in rows if row[7] is not None]
         gap = self._gap(after, oldest, seen)
+        if gap is None and self._started not in {None, started}:
+            gap = Gap.RESTARTED
         newest = None if beat is None or len(later) == _MAX_PER_READ else Beat(beat, lag, read_at)
         if not later:
             return Changes(after, [], gap, newest)
@@ -168,7 +184,8 @@ class PostgresChangeFeed:
     def _readable(self, rows: Iterable[tuple[int, object, object, str]]) -> Iterator[Change]:
         for number, kind, name, _ in rows:
             if kind not in _KINDS or not isinstance(name, str):
-                what = f"its kind is {kind!r} and its name {name!r}; it is skipped"
+                shown = "too long" if name is None else repr(name)
+                what = f"its kind is {kind!r} and its name {shown}; it is skipped"
                 self._unreadable.report("changes", f"number {number}", what)
             else:
                 yield from_row(str(kind), name)

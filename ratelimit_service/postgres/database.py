@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ratelimit_service.postgres.failures import (
+    BoundedConnection,
     ConnectionTimeout,
     HardTimeout,
     TooManyAtOnce,
@@ -81,6 +82,7 @@ class Database:
             pool_pre_ping=True,
             hide_parameters=True,
             skip_autocommit_rollback=True,
+            connect_args={"async_creator_fn": BoundedConnection.connect},
         )
         event.listen(self._engine.sync_engine, "connect", _prepare_session)
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

@@ -3,10 +3,11 @@
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine, Iterator
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import psycopg
 from psycopg import errors as sqlstate
@@ -16,6 +17,9 @@ from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
 
 T = TypeVar("T")
+
+CANCEL_SECONDS: Final = 0.8
+"""How long Postgres gets to accept that a statement is cancelled, on a connection of its own."""
 
 
 class TooManyAtOnce(StoreUnavailable):
@@ -88,6 +92,10 @@ def _why_unavailable(error: Exception) -> str | None:
     return None
 
 
+def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+
+
 class HardTimeout:
     """Waits for work, and abandons it when it takes too long.
 
@@ -99,21 +107,26 @@ class HardTimeout:
         self.abandoned: set[asyncio.Task[None]] = set()  # the event loop alone would not keep them alive
         """A task for each abandoned work, done when that has ended and its result is closed."""
 
-    async def run(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
-        """Return what WORK returns. Raises TimeoutError after SECONDS: the work is cancelled and not waited for."""
+    async def run(
+        self, seconds: float, work: Coroutine[Any, Any, T], give_up: Callable[[asyncio.Task[T]], object] = _cancel
+    ) -> T:
+        """Return what WORK returns. Raises TimeoutError after SECONDS: the work is given up and not waited for.
+
+        GIVE_UP has the task of the work end soon.
+        """
         task = asyncio.create_task(work)
         try:
             done, _ = await asyncio.wait({task}, timeout=seconds)
         except asyncio.CancelledError:
-            self._abandon(task)
+            self._abandon(task, give_up)
             raise
         if not done:
-            self._abandon(task)
+            self._abandon(task, give_up)
             raise TimeoutError(f"no answer within {seconds:g} s")
         return task.result()
 
-    def _abandon(self, task: asyncio.Task[Any]) -> None:
-        task.cancel()
+    def _abandon(self, task: asyncio.Task[T], give_up: Callable[[asyncio.Task[T]], object]) -> None:
+        give_up(task)
         cleanup = asyncio.create_task(_close_late_result(task))
         self.abandoned.add(cleanup)
         cleanup.add_done_callback(self.abandoned.discard)
@@ -122,9 +135,13 @@ class HardTimeout:
 async def _close_late_result(task: asyncio.Task[Any]) -> None:
     """Wait for abandoned work, and close what it returns too late, such as a connection."""
     await asyncio.wait({task})
-    if task.cancelled() or task.exception() is not None:  # retrieving it is enough: it is not an error to report
+    try:
+        close = getattr(task.result(), "close", None)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  not an error to report
+        # The driver closes the socket of an attempt to connect once nothing refers to it. Errors do, by their frames,
+        # and they are in cycles, which the garbage collector may come to minutes later.
+        traceback.clear_frames(error.__traceback__)
         return
-    close = getattr(task.result(), "close", None)
     if close is not None:
         await close()
 
@@ -157,6 +174,24 @@ class ConnectionTimeout:
     def _shut_down(self) -> None:
         self._expired = True
         shut_down(self._connection)
+
+
+class BoundedConnection(psycopg.AsyncConnection):
+    """A connection whose statements end soon once they are cancelled, though Postgres does not answer.
+
+    The driver's own waits five seconds for another connection, to have the statement cancelled, and five more.
+    """
+
+    async def cancel_safe(self, *, timeout: float = CANCEL_SECONDS) -> None:  # noqa: ASYNC109  as the driver has it
+        """Have Postgres cancel the statement, and shut the connection down if it does not accept that in time.
+
+        TIMEOUT is in seconds, and CANCEL_SECONDS at most. Raises psycopg.Error.
+        """
+        try:
+            await super().cancel_safe(timeout=min(timeout, CANCEL_SECONDS))
+        except BaseException:
+            shut_down(self)
+            raise
 
 
 def shut_down(connection: psycopg.AsyncConnection) -> None:

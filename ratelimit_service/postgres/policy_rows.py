@@ -84,11 +84,13 @@ class PolicyRows:
         fields = RecordFields()
         problems: list[tuple[str, str, str]] = []
 
-        def read(table: str, name: str, decode: Callable[[], RecordFields]) -> None:
+        def read(table: str, name: str, decode: Callable[[], RecordFields], which: str = "") -> None:
             try:
                 fields.update(decode())
             except Exception as error:  # noqa: BLE001 whatever is wrong with a row, it must harm that row alone
-                problems.append((table, name, f"{type(error).__name__}: {error}"))
+                problems.append((table, name, f"{which}{type(error).__name__}: {error}"))
+            else:
+                self._unreadable.readable(table, name)
 
         key = f"key {row.key_id}"
         read("keys", key, lambda: RecordFields(subject=_subject(row.subject)))
@@ -97,7 +99,7 @@ class PolicyRows:
         if row.plan_id is None:
             problems.append(("keys", key, "there is no such plan"))
         else:
-            read("plan_versions", _plan_name(row), lambda: self._plan(row, limits))
+            read("plan_versions", _plan_name(row), lambda: self._plan(row, limits), f"version {row.version}: ")
         read(
             "overrides",
             f"subject {row.subject!r}",
@@ -170,6 +172,8 @@ class PolicyRows:
             except Exception as error:  # noqa: BLE001 as above
                 unread.add(bytes.fromhex(digest))
                 problems.append(("key_secrets", f"key {row.key_id}", f"{type(error).__name__}: {error}"))
+        if not unread:
+            self._unreadable.readable("key_secrets", f"key {row.key_id}")
         fields["secrets"] = tuple(read)
         return frozenset(unread)
 
@@ -194,7 +198,7 @@ def _subject(subject: str | None) -> str:
 
 
 def _plan_name(row: PolicyRow) -> str:
-    return f"plan {row.plan!r} (id {row.plan_id}) version {row.version}"
+    return f"plan {row.plan!r} (id {row.plan_id})"
 
 
 def _list(text: str) -> Sequence[Any]:

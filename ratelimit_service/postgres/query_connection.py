@@ -49,7 +49,7 @@ class QueryConnection:
         """
         used = self._connection
         try:
-            return await self._timeout.run(seconds, self._execute(statement, values))
+            return await self._timeout.run(seconds, self._execute(statement, values), self._give_up)
         except psycopg.OperationalError:
             await self._drop(used)
             if used is None:
@@ -57,7 +57,7 @@ class QueryConnection:
         except (TimeoutError, asyncio.CancelledError):
             await self.close()  # in the middle of a statement, so it cannot be used again
             raise
-        return await self._timeout.run(seconds, self._execute(statement, values))
+        return await self._timeout.run(seconds, self._execute(statement, values), self._give_up)
 
     async def connected(self) -> AsyncConnection:
         """The open connection."""
@@ -86,6 +86,13 @@ class QueryConnection:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
             await asyncio.wait({closing}, timeout=_CLOSE_SECONDS)
+
+    def _give_up(self, task: asyncio.Task[list[tuple[Any, ...]]]) -> None:
+        """Have a statement fail. To be cancelled it would open one more connection, for as long as ten seconds."""
+        if self._connection is None:
+            task.cancel()
+        else:
+            shut_down(self._connection)
 
     async def _execute(self, statement: str, values: Sequence[object] | Mapping[str, object]) -> list[tuple[Any, ...]]:
         connection = await self.connected()

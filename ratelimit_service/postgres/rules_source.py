@@ -26,6 +26,9 @@ _PER_READ = 20
 _MAX_CHARACTERS = MAX_TOTAL_BYTES
 """Of one domain's rules: as many as the API allows for all domains together."""
 
+_MAX_DOMAIN = 1_024
+"""Bytes of a domain's name. No call can name a longer one, which may take longer to read than all domains may."""
+
 _NOT_DELETED = text("(delete_time IS NULL OR delete_time NOT BETWEEN '0001-01-01' AND '9999-12-31')")
 """A time that is none, such as infinity, is no reason to lift the limits of a domain."""
 
@@ -45,7 +48,7 @@ _IN_FORCE = (
         rule_versions,
         and_(rule_versions.c.domain_id == rule_domains.c.domain_id, rule_versions.c.version == rule_domains.c.version),
     )
-    .where(_NOT_DELETED)
+    .where(_NOT_DELETED, func.octet_length(rule_domains.c.domain) <= _MAX_DOMAIN)
     .order_by(rule_domains.c.domain, rule_domains.c.delete_time.nulls_first())
 )
 
@@ -114,8 +117,10 @@ class _Decoded:
                 self._found[row.domain] = await aside(_decode, row) if large else _decode(row)
             except Exception as error:  # noqa: BLE001 whatever is wrong with a row, it must harm its domain alone
                 self._unreadable.add(row.domain)
-                why = f"{type(error).__name__}: {error}"
-                self._reported.report("rule_versions", f"domain {row.domain!r} version {row.version}", why)
+                why = f"version {row.version}: {type(error).__name__}: {error}"
+                self._reported.report("rule_versions", f"domain {row.domain!r}", why)
+            else:
+                self._reported.readable("rule_versions", f"domain {row.domain!r}")
 
     def result(self) -> FetchedRules:
         return FetchedRules(self._found, frozenset(self._unreadable - self._found.keys()))

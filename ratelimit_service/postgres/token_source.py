@@ -26,19 +26,20 @@ _VERSION = select(
 ).select_from(admin_tokens)
 """Tokens are added and revoked, and never change otherwise."""
 
+_MAX_NAME: Final = 256
+_DIGEST_BYTES: Final = 32
+
 _VALID = select(
     admin_tokens.c.token_id,
-    admin_tokens.c.name,
+    func.substr(admin_tokens.c.name, 1, _MAX_NAME + 1).label("name"),
     admin_tokens.c.role,
-    admin_tokens.c.digest,
+    func.substr(admin_tokens.c.digest, 1, _DIGEST_BYTES + 1).label("digest"),
     literal_column("to_json(create_time) #>> '{}'", Text).label("create_time"),
-).where(admin_tokens.c.revoke_time.is_(None))
+).where(admin_tokens.c.revoke_time.is_(None), func.octet_length(admin_tokens.c.token_id) <= _MAX_NAME)
+"""What is too long to be a token's is cut off: it would take longer to read than there is time for all tokens."""
 
 _RECHECK_SECONDS: Final = 5.0
 """Between two reads of rows that are not valid, which somebody may repair by hand."""
-
-_MAX_NAME: Final = 256
-_DIGEST_BYTES: Final = 32
 
 
 class PostgresTokenSource:
@@ -83,6 +84,8 @@ class PostgresTokenSource:
                 last = self._last.get(row.token_id)
                 if last is not None and row.digest in (None, last.digest):
                     tokens[row.token_id] = last
+            else:
+                self._unreadable.readable("admin_tokens", f"token {row.token_id!r}")
         self._last = tokens
         return TokenTable(version, tokens)
 

@@ -13,7 +13,8 @@ _LOG_SECONDS: Final = 60.0
 """Between two log lines about the same row with the same problem."""
 
 _CURRENT_SECONDS: Final = 30.0
-"""For which a row counts as unreadable after it was last found so. Those in use are read again every few seconds."""
+"""For which a row counts as unreadable after it was last found so, unless it is read before. Those in use are read
+again every few seconds."""
 
 _MAX_ROWS: Final = 10_000
 """Rows that are remembered, in some 500 bytes each."""
@@ -38,7 +39,10 @@ class UnreadableRows:
         """How often one was found so far, by table."""
 
     def report(self, table: str, row: str, why: str) -> None:
-        """Count and log that ROW, by its primary key or name, cannot be read. WHY must not have a secret."""
+        """Count and log that ROW, by its primary key or name, cannot be read. WHY must not have a secret.
+
+        ROW is the same for all versions of a plan or domain: one of them is repaired by a new version.
+        """
         now, why = self._now(), why if len(why) <= _MAX_WHY else why[:_MAX_WHY] + "..."
         self.counts[table] += 1
         _put(self._found, (table, row), now)
@@ -47,6 +51,11 @@ class UnreadableRows:
         if logged is None or now - logged >= _LOG_SECONDS:
             _put(self._logged, problem, now)
             _log.error("a row cannot be read; what was valid last stays in force", table=table, row=row, why=why)
+
+    def readable(self, table: str, row: str) -> None:
+        """Note that ROW was read: it was never unreadable, or is repaired."""
+        if self._found:
+            self._found.pop((table, row), None)
 
     def current(self) -> Mapping[str, int]:
         """How many rows of each table are unreadable now, as far as they were read in the last half minute."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, Unlimited
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, Unlimited, check_new
 from ratelimit_service.decision.limit import MICRO, Mode, Quota, TokenBucket, Window
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.rules_import.envoy_ratelimit import Conversion, DomainFile, EnvoyRatelimitReader, PlacedNode
@@ -91,7 +91,9 @@ def _merge(files: list[DomainFile], findings: Findings) -> DomainRules | None:
             if before is not placed:
                 findings.error(placed.place, f"the same key and value as in {before.place}; merge them")
     try:
-        return DomainRules(first.domain, tuple(placed.node for placed in nodes.values()))
+        rules = DomainRules(first.domain, tuple(placed.node for placed in nodes.values()))
+        check_new(rules)
     except InvalidArgument as error:
         findings.error(first.place, error.message)
         return None
+    return rules

@@ -59,7 +59,9 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             rls, ext_authz = planes.envoy_rate_limit, planes.envoy_authorization
             yield {
                 **decision_methods(planes.rate_limit, admission, count, drain, bounds, recorder=recorder),
-                **envoy_methods(rls, ext_authz, admission, count, bounds, recorder=recorder),
+                **envoy_methods(
+                    rls, ext_authz, planes.envoy_quotas, admission, count, drain, bounds, recorder=recorder
+                ),
             }
     except StartupError as error:
         supervisor.report_error(str(error))

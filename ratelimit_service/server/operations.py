@@ -31,6 +31,7 @@ from ratelimit_service.server.child import SupervisorLink, run_child
 from ratelimit_service.server.console import open_console
 from ratelimit_service.server.operations_ports import Ports
 from ratelimit_service.server.status import ServerStatus
+from ratelimit_service.server.store_faults import describe_fault
 from ratelimit_service.server.transport import Transport
 from ratelimit_service.settings import Settings
 
@@ -84,7 +85,9 @@ class _Process:
         self._settings = settings
         self._workers = workers
         effects = EFFECTS if settings.decides else CONTROL_EFFECTS
-        self.readiness = Readiness(partial(reports, heartbeats), settings.workers, effects)
+        self.readiness = Readiness(
+            partial(reports, heartbeats), settings.workers, effects, partial(describe_fault, settings)
+        )
         self._scraper = Scraper(
             Path(os.environ[DIRECTORY_VARIABLE]),
             workers,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ratelimit_service.bootstrap import DecisionPlane
 from ratelimit_service.operations.readiness import Readiness
-from ratelimit_service.postgres.migrate import Schema, head, read_schema
+from ratelimit_service.postgres.schema import Schema, head, read_schema
 from ratelimit_service.server.certificate_ends import certificate_ends, certificate_files
 from ratelimit_service.settings import Settings
 
@@ -54,6 +54,7 @@ class ServerStatus:
             "workers": {"serving": self._readiness.serving(), "wanted": self._readiness.wanted},
             "stores_opened": self.planes is not None,
             "silent": dict(self._readiness.silent_effects()),
+            "faults": dict(self._readiness.faults()),
             "degraded": dict(self._readiness.degraded()),
             "reasons": list(self._readiness.reasons()),
             **read,

@@ -21,6 +21,10 @@ MAX_ROWS: Final = 50_000
 MAX_SEGMENTS: Final = 512
 """Segments of one transaction."""
 
+MAX_AHEAD: Final = 7 * 1_440
+"""Minutes that a count may be ahead of this process's clock. Each day that has one gets partitions of its own, so that
+a few counts of a far future, which whoever can write to the store can make, would have thousands."""
+
 GAP: Final = "segments are missing"
 RESTARTED: Final = "the store restarted empty"
 WENT_BACK: Final = "the store went back to an earlier state"
@@ -114,7 +118,8 @@ class UsageFlush:
             except StoreUnavailable as error:
                 unread[ref.tag] = error
                 continue
-            batch.append(segment or Segment(ref, [], [], exists=False))
+            latest = self._clock.now_us() // MINUTE_US + MAX_AHEAD
+            batch.append(_without_future(segment, latest) if segment else Segment(ref, [], [], exists=False))
             rows += len(batch[-1].rows)
             if rows >= self._max_rows or len(batch) >= MAX_SEGMENTS:
                 await self._move(term, batch, began)
@@ -165,6 +170,19 @@ class UsageFlush:
         tally.backlog_bytes = sum(queue.bytes for queue in queues)
         oldest = [SegmentRef(queue.tag, queue.names[0]).created_us for queue in queues if queue.names]
         tally.covered_us = min([now_us, *(created_us // MINUTE_US * MINUTE_US + MINUTE_US for created_us in oldest)])
+
+
+def _without_future(segment: Segment, latest: int) -> Segment:
+    """SEGMENT without the rows of minutes after LATEST, which count as unreadable. One that began before has none."""
+    if segment.ref.first_minute <= latest:
+        return segment
+    rows = [row for row in segment.rows if row.minute <= latest]
+    return segment._replace(
+        rows=rows,
+        limit_rows=[row for row in segment.limit_rows if row.minute <= latest],
+        calls=sum(row.allowed + row.denied for row in rows),
+        unreadable=segment.unreadable + len(segment.rows) - len(rows),
+    )
 
 
 def _in_turn(queues: Sequence[Queue]) -> Iterator[SegmentRef]:

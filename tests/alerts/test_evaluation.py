@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from alerts.conftest import NOW, Alerting
@@ -230,3 +231,27 @@ async def test_a_test_needs_a_webhook(control_plane: ControlPlane) -> None:
     control_plane.alerts.webhook = False
     with pytest.raises(FailedPrecondition):
         await control_plane.alerts.test("ada")
+
+
+async def test_no_row_ends_alerts(alerting: Alerting, usage: UsageWriter, database_url: str) -> None:
+    """Rows that are none of ours, such as one with an infinite time, hide no others, and those are evaluated."""
+    plane = alerting.plane
+    await plane.plans.create("ada", plan_draft("free", QUOTA))
+    key, _ = await plane.keys.create("ada", key_draft("acme"))
+    usage.write([Counted(NOW - 2 * MINUTE, Series(key.key_id, "orders", "acme", "free"), Counts(allowed=85, cost=85))])
+    await charge(alerting, key.key_id, 85)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        for rule, detail, time in (("quota", "[1]", "now()"), ("x", "{}", "now()"), ("denials", "{}", "'-infinity'")):
+            await connection.execute(
+                "INSERT INTO alerts (rule, target, limit_name, level, summary, detail, start_time, update_time)"
+                f" VALUES ('{rule}', 'odd', 'l', 80, 's', '{detail}', {time}, {time})"
+            )
+        await connection.execute(
+            "INSERT INTO alert_deliveries (delivery_id, event, body, state, attempts, status, error, create_time,"
+            " next_time) VALUES ('d', 'x', '', 'pending', 0, 0, '', '-infinity', '-infinity')"
+        )
+    await alerting.evaluator.evaluate(await alerting.lead())
+    found = {alert.target: alert for alert in await listed(plane)}
+    assert "subjects/acme" in found
+    assert "unreadable" in found["odd"].detail or found["odd"].rule is Rule.DENIALS
+    assert await plane.alerts.tests() == []

@@ -1,13 +1,17 @@
 """Units that are granted ahead, as gateways see them on each transport."""
 
+import asyncio
+import queue
 import time
 from itertools import count
 
 import grpc
 import pytest
 
+from api.grant_stream import GrantStream
 from fixtures.served import Serve, Server, free_address
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+from ratelimit_service._gen.ratelimit.v1.enforcement_pb2 import ManageEnforcementRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     CheckLimitResponse,
@@ -15,6 +19,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     GrantResponse,
 )
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+from ratelimit_service.bootstrap import open_services
 from ratelimit_service.management.tokens import Role
 from server.test_metrics import total
 
@@ -23,6 +28,7 @@ LIMITS = [
     {"name": "calls", "quota": {"amount": 1_000, "window": "YEAR"}, "counts": "CALLS", "resource": "orders.*"},
     {"name": "search", "quota": {"amount": 9, "window": "YEAR"}, "resource": "search*"},
 ]
+BURST = {"name": "burst", "token_bucket": {"capacity": 100, "refill_tokens": 1, "refill_period": {"seconds": 1}}}
 _ids = count(1)
 
 
@@ -130,3 +136,124 @@ def test_only_gateways_are_granted_units(server: Server) -> None:
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     large = [{"grant_id": new_id(), "spent": [{"resource": "a" * 200, "denied": 1}] * 250}]
     assert ask(server, **own, grant_id=new_id(), returns=large).granted == 1
+
+
+def wanted(api_key: str, **fields: object) -> GrantRequest:
+    """A request for units of a key."""
+    return GrantRequest(**{"grant_id": new_id(), "api_key": api_key, "resource": "orders.create", "wants": 4} | fields)
+
+
+def test_a_stream_grants_what_single_calls_are_granted(server: Server) -> None:
+    """To many keys by one message, in order; what is wrong with one request is its own result."""
+    (first_id, first), (_, second) = new_key(server, LIMITS), new_key(server, LIMITS[:1])
+    with GrantStream(server) as stream:
+        own = wanted(first)
+        answer = stream.ask(own, wanted("rlk_live_none"), wanted(second, grant_id="x"), wanted(second))
+        granted, unknown, odd, other = answer.results
+        assert not answer.withdrawals
+        assert (granted.response.grant_id, granted.response.granted, left(granted.response)) == (
+            own.grant_id,
+            4,
+            {"tokens": 96, "calls": 996},
+        )
+        assert (granted.response.decision.key_id, granted.response.resource_prefix) == (first_id, "orders.")
+        assert (unknown.response.granted, unknown.response.decision.reason) == (0, CheckLimitResponse.KEY_UNKNOWN)
+        assert (odd.error.code, odd.error.field) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], "grant_id")
+        assert (other.response.granted, left(other.response)) == (4, {"tokens": 96})
+        back = {"grant_id": own.grant_id, "unused": 3, "spent": [{"resource": "orders.a", "allowed": 1, "cost": 1}]}
+        (returned,) = stream.ask(wanted(first, returns=[back])).results
+        assert left(returned.response) == {"tokens": 95, "calls": 995}
+        (alone,) = stream.ask(wanted(first, grant_id="", wants=0, returns=[{"grant_id": new_id()}])).results
+        assert alone.response == GrantResponse(returns_made=True)
+
+
+def test_grants_are_withdrawn(server: Server) -> None:
+    """When their key is suspended, its plan or an override changes, it is revoked, and when limits are turned off."""
+    key_id, secret = new_key(server, LIMITS)
+    plan = f"granted-{next(_ids) - 1}"
+    manage, as_admin = server.manage(), server.as_admin
+    override = {"limit": {"name": "tokens", "quota": {"amount": 200, "window": "YEAR"}}}
+    changes = [
+        lambda: manage.ManageOverride(
+            admin_pb2.ManageOverrideRequest(key_id=key_id, set={"override": override}), metadata=as_admin
+        ),
+        lambda: manage.ManagePlan(
+            admin_pb2.ManagePlanRequest(
+                update={"plan": {"name": plan, "limits": [*LIMITS, BURST]}, "update_mask": {"paths": ["limits"]}}
+            ),
+            metadata=as_admin,
+        ),
+        lambda: manage.ManageEnforcement(
+            ManageEnforcementRequest(turn_off={"duration": {"seconds": 60}}), metadata=as_admin
+        ),
+        lambda: manage.ManageEnforcement(ManageEnforcementRequest(turn_on={}), metadata=as_admin),
+        lambda: manage.ManageKey(admin_pb2.ManageKeyRequest(suspend={"key_id": key_id}), metadata=as_admin),
+        lambda: manage.ManageKey(admin_pb2.ManageKeyRequest(resume={"key_id": key_id}), metadata=as_admin),
+        lambda: manage.ManageKey(admin_pb2.ManageKeyRequest(revoke={"key_id": key_id}), metadata=as_admin),
+    ]
+    granted = []
+    with GrantStream(server) as stream, GrantStream(server) as other:
+        (result,) = other.ask(wanted(new_key(server, LIMITS)[1])).results
+        assert result.response.granted
+        for change in changes:
+            (result,) = stream.ask(wanted(secret)).results
+            granted.append(result.response.granted)
+            change()
+            if result.response.granted:
+                assert list(stream.withdrawn()) == [key_id]
+            else:
+                wait_until_granted(stream, secret)
+        (result,) = stream.ask(wanted(secret)).results
+        assert result.response.decision.reason == CheckLimitResponse.KEY_REVOKED
+        assert len(list(other.withdrawn())) == 1  # when limits were turned off
+        with pytest.raises(queue.Empty):
+            other.read(0.1)
+    assert granted == [4, 4, 4, 0, 4, 0, 4]
+
+
+def wait_until_granted(stream: GrantStream, secret: str) -> None:
+    """Return once the key is granted units again, which are returned."""
+    until = time.monotonic() + 10
+    while True:
+        own = wanted(secret)
+        (result,) = stream.ask(own).results
+        if result.response.granted:
+            stream.ask(wanted(secret, grant_id="", wants=0, returns=[{"grant_id": own.grant_id, "unused": 4}]))
+            return
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_stream_is_bounded(server: Server) -> None:
+    """To gateways, to 64 requests in a message, and to the keys that it can watch; its token ends it."""
+    _, secret = new_key(server, LIMITS)
+    with GrantStream(server, server.tokens[Role.ADMIN]) as stream:
+        stream.send(wanted(secret))
+        assert stream.end() is grpc.StatusCode.PERMISSION_DENIED
+    for requests in ([], [wanted(secret)] * 65):
+        with GrantStream(server) as stream:
+            stream.send(*requests)
+            assert stream.end() is grpc.StatusCode.INVALID_ARGUMENT
+
+    async def leaving(action: str) -> str:
+        async with open_services(server.settings) as services:
+            if action == "create":
+                return await services.tokens.create("leaving", Role.GATEWAY)
+            await services.tokens.revoke("leaving")
+            return ""
+
+    with GrantStream(server, asyncio.run(leaving("create"))) as stream:
+        assert stream.ask(wanted(secret)).results[0].response.granted
+        asyncio.run(leaving("revoke"))
+        assert stream.end() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_server_that_drains_ends_its_streams(server: Server) -> None:
+    """At once, so that their callers open them elsewhere: a stream lasts as long as its caller does."""
+    _, secret = new_key(server, LIMITS)
+    with GrantStream(server) as stream:
+        assert stream.ask(wanted(secret)).results[0].response.granted
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert stream.end() is grpc.StatusCode.UNAVAILABLE
+        assert time.monotonic() - began < server.settings.drain_timeout

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import grpc
 import pytest
 
+from api.envoy_rlqs.client import QuotaClient, message
 from attacks import frames
 from attacks.connection import STREAM, Connection, Sender, open_call, window
 from fixtures.served import Server, free_address
@@ -111,6 +112,26 @@ def ended(server: Server) -> int:
     pattern = rf'^ratelimit_calls_total\{{code="UNAUTHENTICATED",method="{STREAM}"\}} (\S+)$'
     found = re.search(pattern, ask(server.settings.operations_listen, "/metrics").text, re.MULTILINE)
     return 0 if found is None else int(float(found[1]))
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
+def test_a_stream_of_quotas_ends_with_its_token(serve: Callable[..., Server], transport: str) -> None:
+    """The same of an Envoy that reports nothing meanwhile, and of one whose reports never end."""
+    server = serve(transport)
+    token = asyncio.run(manage(server, "create"))
+    quiet, busy = QuotaClient(server, token), QuotaClient(server, token)
+    with quiet, busy, QuotaClient(server) as other:
+        for client in (quiet, busy, other):
+            client.send(message("any", ({"a": "b"}, 0, 1)))
+            client.wait()
+        for _ in range(200):
+            busy.send(message("any", *(({"a": str(number)}, 1, 0) for number in range(500))))
+        asyncio.run(manage(server, "revoke"))
+        at = time.monotonic()
+        assert quiet.wait_ended() is grpc.StatusCode.UNAUTHENTICATED
+        assert busy.wait_ended() is grpc.StatusCode.UNAUTHENTICATED
+        assert time.monotonic() - at < SECONDS
+        assert other.code is None
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from ratelimit_service.buckets.breaker import SLOW, GuardedStore
 from ratelimit_service.buckets.health import UNWATCHED, Watcher
 from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, LimitResult
 from ratelimit_service.decision.limit import Limit, Quota, Window
-from ratelimit_service.decision.ports import PartlyUnavailable, QueueTimeout, StoreUnavailable
+from ratelimit_service.decision.ports import PartlyUnavailable, QueueTimeout, SlowStore, StoreUnavailable
 
 LIMIT = Limit("limit", Quota(5, Window.DAY))
 MADE = ChargeResult(charged=True, limit_results=(LimitResult(0, 0, 0),))
@@ -208,6 +209,46 @@ async def test_replies_that_stay_slow_open_the_breaker() -> None:
         await asyncio.sleep(0.25)
         assert await store.charge(on(10)) == [MADE]
         assert not store.breaker_open
+
+
+async def test_a_slow_node_is_reported_as_such() -> None:
+    """A ping says what replies take; the log has when the breaker opens and closes, but not again at once."""
+    nodes = Nodes()
+    with capture_logs() as logs:
+        async with GuardedStore(nodes) as store:
+            for _ in range(2):
+                nodes.seconds = 0.052
+                for _ in range(3):
+                    store.answered(1, nodes.seconds)
+                    await asyncio.sleep(0.06)
+                with pytest.raises(SlowStore, match=r"^answers in 52 ms, slower than RATELIMIT_STORE_SLOW \(20 ms\)$"):
+                    await store.ping()
+                nodes.seconds = 0
+                while store.breaker_open:  # noqa: ASYNC110  it reports nothing
+                    await asyncio.sleep(0.01)
+    assert [line["event"].partition(":")[0] for line in logs] == [
+        "the breaker of the bucket store opens",
+        "the breaker of the bucket store has closed",
+    ]
+    assert (logs[0]["node"], logs[0]["reason"][:17], logs[0]["others"]) == ("1", "answers in 52 ms,", 0)
+
+
+async def test_a_node_that_fails_is_not_slow() -> None:
+    """Once a slow node answers no more, a ping says that."""
+    nodes = Nodes()
+    async with GuardedStore(nodes) as store:
+        store.unanswered(1, SLOW + 0.2)
+        with pytest.raises(StoreUnavailable, match=r"^has not replied for 0.22 s$") as caught:
+            await store.ping()
+        assert not isinstance(caught.value, SlowStore)
+        store.answered(1, 0.3)
+        with pytest.raises(SlowStore):
+            await store.ping()
+        nodes.down.add(1)
+        await asyncio.sleep(0.15)
+        with pytest.raises(StoreUnavailable, match=r"^down$") as caught:
+            await store.ping()
+        assert not isinstance(caught.value, SlowStore)
 
 
 async def test_silence_is_slow() -> None:

@@ -1,20 +1,22 @@
 """What workers see of the levels of buckets, and the shares that follow from it."""
 
+import gc
 import random
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from ratelimit_service.buckets.levels import LevelMemory
+from ratelimit_service.buckets.levels import Level, LevelMemory
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.buckets.reference import ReferenceBuckets
 from ratelimit_service.decision.charge import Bucket, Charge, Grant, Reserve, Return, Settle
-from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
+from ratelimit_service.decision.limit import MICRO, Concurrency, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import StoreUnavailable
 
 START_US = 1_800_000_000_000_000
 AWAY = StoreUnavailable("Redis is down")
 FORTY = Limit("b", TokenBucket(40, 40, MICRO))
+SLOTS = Limit("slots", Concurrency(10, 30 * MICRO))
 
 
 class Fleet:
@@ -137,6 +139,39 @@ def test_memory_is_bounded() -> None:
     charges = [Charge((Bucket(str(number), 0, FORTY),), (1,)) for number in range(100)]
     levels.observe(charges, store.charge(charges, START_US), 0.0)
     assert len(levels) == 10
+
+
+def test_values_that_callers_choose_have_no_key_forgotten() -> None:
+    """However many are made up, what was seen of the buckets of keys is kept, and is raised first."""
+    levels, store = LevelMemory(lambda: 0.0, size=10, chosen=5), ReferenceBuckets()
+    quota = Limit("q", Quota(100, Window.DAY))
+    own = Bucket("key", 0, quota)
+    for bucket in (own, *(Bucket(str(number), 0, quota, family=7) for number in range(100))):
+        charge = Charge((bucket,), (1,))
+        levels.observe([charge], store.charge([charge], START_US), 0.0)
+    assert len(levels) == 6
+    assert levels.find(Bucket("key", 0, quota)) is own.level
+    assert levels.find(Bucket("99", 0, quota, family=7)) is not None
+    assert levels.find(Bucket("9", 0, quota, family=7)) is None
+    assert [seen.bucket.name for seen in levels.quotas()] == ["key", "99", "98", "97", "96", "95"]
+
+
+def test_what_is_forgotten_is_freed_at_once() -> None:
+    """Without the garbage collector, which leaves old objects alone: a stranger could make them without end."""
+    levels, store = LevelMemory(lambda: 0.0, size=10, chosen=5), ReferenceBuckets()
+    gc.disable()
+    try:
+        before = _live_levels()
+        for number in range(200):
+            charge = Charge((Bucket(str(number), 0, FORTY, family=number % 2), Bucket(f"s{number}", 0, SLOTS)), (1, 1))
+            levels.observe([charge], store.charge([charge], START_US), 0.0)
+        assert _live_levels() - before == 15
+    finally:
+        gc.enable()
+
+
+def _live_levels() -> int:
+    return sum(isinstance(each, Level) for each in gc.get_objects())
 
 
 def test_old_evidence_counts_for_nothing() -> None:

@@ -1,7 +1,9 @@
 """What a settled reservation returns to a bucket that others use, too: never a token that was not there."""
 
+import random
+
 from ratelimit_service.buckets.reference import ReferenceBuckets, second_of
-from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, Reserve, Settle
+from ratelimit_service.decision.charge import Bucket, Charge, ChargeResult, Grant, Granted, Reserve, Return, Settle
 from ratelimit_service.decision.limit import MICRO, Algorithm, Limit, Quota, TokenBucket, Window
 
 NOW_US = 1_800_000_000_000_000
@@ -30,6 +32,20 @@ class One:
         """Settle by a limit."""
         settle = Settle(name, (reserved,))
         assert self._made(Charge((_bucket(algorithm),), (actual - reserved,), reservation=settle)).held_us == 0
+
+    def grant(self, name: bytes, algorithm: Algorithm, wants: int) -> int:
+        """Grant units by a limit. Returns how many."""
+        granted = self._made(Charge((_bucket(algorithm),), (1,), reservation=Grant(name, MICRO, wants, 1, 0))).hold
+        assert isinstance(granted, Granted)
+        return granted.units
+
+    def give(self, name: bytes, algorithm: Algorithm, unused: int) -> None:
+        """Return units of a grant by a limit."""
+        self._made(Charge((_bucket(algorithm),), (0,), reservation=Return(name, unused)))
+
+    def used(self, algorithm: TokenBucket) -> int:
+        """Micro-tokens that are used by a limit."""
+        return algorithm.capacity * MICRO - self._made(Charge((_bucket(algorithm),), (0,))).limit_results[0].remaining
 
     def left(self, algorithm: Algorithm) -> int:
         """Whole tokens that are left by a limit."""
@@ -99,3 +115,71 @@ def test_a_few_hundred_seconds_hold_all_slots() -> None:
             late = second * MICRO - (at + hold_us)
             assert 0 <= late < max(MICRO, hold_us / 31)
     assert len(seconds) < 500
+
+
+def test_what_was_used_before_a_grant_drains_first() -> None:
+    """So all of it comes back while that lasts, though as much has drained since; but what was refunded, has not."""
+    limit = TokenBucket(100, 10, MICRO)
+    one = One()
+    assert one.take(limit, 40)
+    assert one.grant(b"one", limit, 20) == 20
+    assert one.grant(b"two", limit, 20) == 20
+    one.now_us += 3 * MICRO
+    one.give(b"one", limit, 20)
+    assert one.left(limit) == 70  # 30 of the 40 have drained, and nothing of the 20
+    one.now_us += 2 * MICRO
+    one.give(b"two", limit, 20)  # of 80 in all 20 were refunded, and 50 have drained
+    assert one.left(limit) == 100
+    assert one.take(limit, 100)
+
+
+def test_what_was_refunded_has_not_drained_before_another_grant() -> None:
+    """Else both returns would count it, and the second would take from what was charged since."""
+    limit = TokenBucket(100, 100, MICRO)
+    one = One()
+    assert one.grant(b"one", limit, 50) == one.grant(b"two", limit, 50) == 50
+    one.now_us += MICRO * 2 // 10
+    one.give(b"one", limit, 50)
+    assert one.left(limit) == 50  # 20 have drained, and 30 came back
+    one.now_us += MICRO * 3 // 10
+    assert one.take(limit, 40)
+    one.give(b"two", limit, 50)
+    assert one.left(limit) == 60  # as if only the 40 had been taken
+
+
+def test_a_return_leaves_what_there_would_be_without_the_units_that_came_back() -> None:
+    """Whatever is charged and returned in between, by others, too: so a bucket never admits more than by itself."""
+    came_back = 0
+    for seed in range(100):
+        chance, one, charged = random.Random(seed), One(), []
+        limit = TokenBucket(chance.choice([20, 100]), chance.choice([1, 20, 200, 500]), MICRO)
+        for number in range(40):
+            one.now_us += chance.choice([0, 1, 30_000, 60_000])
+            kind = chance.random()
+            if kind < 0.2:
+                cost = chance.randint(1, 10)
+                if one.take(limit, cost):
+                    charged.append([one.now_us, cost * MICRO])
+            elif kind < 0.5:
+                units = one.grant(b"%d" % number, limit, chance.randint(1, 40))
+                charged.append([one.now_us, units * MICRO, b"%d" % number])
+            else:
+                own = [each for each in charged if len(each) == 3]
+                if own:
+                    grant = chance.choice(own)
+                    before = one.used(limit)
+                    one.give(
+                        grant.pop(), limit, chance.choice([grant[1] // MICRO, chance.randint(0, grant[1] // MICRO)])
+                    )
+                    grant[1] -= before - one.used(limit)
+                    came_back += before > one.used(limit)
+            assert one.used(limit) == _used(limit, charged, one.now_us)
+    assert came_back > 100
+
+
+def _used(limit: TokenBucket, charged: list[list[int]], now_us: int) -> int:
+    """The micro-tokens that are used of a bucket that was charged with so many at these times."""
+    used = at = 0
+    for when, amount in [*((each[0], each[1]) for each in charged), (now_us, 0)]:
+        used, at = max(used - (when - at) * limit.rate[0] // limit.rate[1], 0) + amount, when
+    return used

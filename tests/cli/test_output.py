@@ -28,6 +28,25 @@ def test_no_text_changes_what_is_around_it(text: str, shown: str, capsys: pytest
     assert not {"\u202e", "\u200b", "\x1b"} & set(printed)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [r"orders\[/b]", r"\[link=https://x.example]orders\[/link]", "[bold]orders[/bold]", "[/]", ":heart: @ 1", "a\\"],
+)
+def test_no_text_is_markup_on_a_terminal(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callers choose resources: none of them ends a command with an error there, nor becomes a link or another text."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    print_table(("RESOURCE", "CALLS"), [(text, "1")])
+    print_fields([("resource", text)])
+    printed = capsys.readouterr().out
+    assert printed.count(text) == 2
+    assert "\x1b]" not in printed
+
+
 def test_no_text_in_an_error_does(capsys: pytest.CaptureFixture[str]) -> None:
     """An error may repeat what a file has: a key that is given twice, for example."""
     with pytest.raises(typer.Exit), report_errors():

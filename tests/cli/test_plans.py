@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from fixtures.dev_server import PROGRAM, DevServer
@@ -190,3 +191,36 @@ def test_audit_lists_newest_first(dev_server: DevServer) -> None:
     numbers = [int(event["event_id"]) for event in first["events"] + second["events"]]
     assert numbers == sorted(numbers, reverse=True)
     assert len(numbers) == 4
+
+
+def test_a_plan_that_cannot_be_read_is_shown_as_such(dev_server: DevServer) -> None:
+    """What somebody broke past the API is not shown as a plan without limits, and explained as what one process knows.
+
+    The audit log has what was valid last.
+    """
+    limits = "limits: [{name: hourly, quota: {amount: 100, window: HOUR}}]"
+    assert dev_server.run("plans", "create", "-", stdin="{name: broken, " + limits + "}").returncode == 0
+    with psycopg.connect(str(dev_server.state["database_url"])) as connection:
+        connection.execute(
+            "UPDATE plan_versions SET limits = '{}' WHERE plan_id = (SELECT plan_id FROM plans WHERE name = 'broken')"
+        )
+    try:
+        shown = dev_server.run("plans", "get", "broken")
+        assert re.search(r"^limit +cannot be read$", shown.stdout, re.MULTILINE), shown
+        listed = {line.split()[0]: line for line in dev_server.run("plans", "list").stdout.splitlines()[1:]}
+        assert "cannot be read" in listed["broken"]
+        exported = dev_server.run("export")
+        assert exported.returncode == 1
+        for done in (shown, dev_server.run("plans", "get", "broken", "--json"), exported):
+            assert done.stderr.startswith("plan broken cannot be read: "), done
+            assert "audit list --target plans/broken" in done.stderr
+        created = json.loads(
+            dev_server.run("keys", "create", "--plan", "broken", "--subject", "broken", "--json").stdout
+        )
+        explained = dev_server.run("explain", created["key"]["key_id"]).stdout
+        assert "would be denied: DEGRADED_DENIED" in explained
+        assert "others go on by what was valid last" in explained
+        assert '"amount": 100' in dev_server.run("audit", "list", "--target", "plans/broken", "--json").stdout
+    finally:
+        assert dev_server.run("plans", "update", "-", "--yes", stdin="{name: broken, " + limits + "}").returncode == 0
+    assert dev_server.run("export").returncode == 0

@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.dev_server import PROGRAM, free_address
 from ratelimit_service.decision.api_key import Peppers
-from ratelimit_service.postgres import migrate
+from ratelimit_service.postgres import schema
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PLAN = "{name: p, limits: [{name: q, quota: {amount: 2, window: YEAR}}]}"
@@ -76,7 +76,7 @@ def served(production: dict[str, str], run: Run, tmp_path: Path) -> Iterator[tup
 
 def test_migrate_reports_what_it_does(run: Run) -> None:
     """An empty database is migrated to the newest revision once; a dry run only reports that it would be."""
-    head = migrate.head()
+    head = schema.head()
     assert run("migrate", "--dry-run").stdout == f"the schema is at revision none and would be migrated to {head}\n"
     assert run("migrate").stdout == f"the schema was migrated from revision none to {head}\n"
     assert run("migrate").stdout == f"the schema is already at revision {head}\n"

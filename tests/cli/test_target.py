@@ -115,9 +115,10 @@ def test_plain_text_is_named_as_such() -> None:
     assert (target.address, target.token, target.credentials) == ("10.0.0.1:50051", "rlt_t", None)
 
 
-def test_the_address_in_dev_json_is_trusted_no_further(dev: DevState, tmp_path: Path) -> None:
-    """A file that names another host gets no token sent there, not even the one that is given."""
-    replace(dev, listen="203.0.113.9:443").write(tmp_path)
+@pytest.mark.parametrize("listen", ["203.0.113.9:443", "https://x.example:443", "plaintext://203.0.113.9:80"])
+def test_the_address_in_dev_json_is_trusted_no_further(dev: DevState, tmp_path: Path, listen: str) -> None:
+    """A file that names another host, by whatever scheme, gets no token sent there, not even the one that is given."""
+    replace(dev, listen=listen).write(tmp_path)
     assert "dev.json names, is not on this machine" in refusal()
     assert "dev.json names, is not on this machine" in refusal(token="rlt_real")
 

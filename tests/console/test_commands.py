@@ -16,6 +16,14 @@ from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service.cli.app import app
 
+OPTION_DOMAIN = """
+domain: --server=x.example:1
+descriptors:
+  - key: a
+    limits: [{quota: {amount: 9, window: DAY}}]
+"""
+"""Rules of a domain whose name begins like an option, by which a command would send its token elsewhere."""
+
 FILES = {"plan.yaml": "name: free", "rules.yaml": "domain: a"}
 
 FILTERED = (
@@ -24,6 +32,8 @@ FILTERED = (
     "/keys?q=acme&plan=free&state=ACTIVE&used=never",
     "/keys?q=team%3Da",
 )
+
+OPTION_PAGE = "/rules/domain?name=--server%3Dx.example%3A1"
 
 
 def shown(page: str, box: str) -> list[str]:
@@ -67,12 +77,15 @@ def test_every_command_exists(admin: Browser, server: Server, tmp_path: Path, mo
     form = {"plan": "free", "subject": 'it\'s; rm -rf "$HOME" `x`', "expires": "never"}
     admin.submit("/keys/new", **form, once=admin.once("/keys/new"))
     server.key("free")
+    admin.submit("/rules/edit", document=OPTION_DOMAIN, do="save")
     seen: set[str] = set()
-    for _, answer in [*admin.walk(200), *((path, admin.get(path)) for path in FILTERED)]:
+    for path, answer in [*admin.walk(200), *((path, admin.get(path)) for path in (*FILTERED, OPTION_PAGE))]:
         for line in shown(answer.text, "sh-cli"):
             check_cli(line)
             seen.add(" ".join(shlex.split(line)[1:3]))
         for line in shown(answer.text, "sh-grpc"):
             assert line.startswith("grpcurl -plaintext -H")
             check_grpcurl(line)
-    assert {"keys get", "keys list", "plans simulate", "overrides set", "audit list"} <= seen
+        if path.startswith("/rules/domain?name=--server"):
+            assert "ratelimit-service rules get -- --server=x.example:1" in shown(answer.text, "sh-cli")
+    assert {"keys get", "keys list", "plans simulate", "overrides set", "audit list", "rules get"} <= seen

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import psycopg
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from prometheus_client.parser import text_string_to_metric_families
@@ -124,6 +125,7 @@ def test_a_restore_from_a_backup_is_noticed(own_server: StartOwn, own_postgres: 
     copy(home, tmp_path / "backup")
     own_postgres.start_on(port)
     within(30, lambda: _managed(server, kept_id))
+    assert decide(server, kept).allowed, "from here on its revocation comes through the feed"
     for _ in range(20):
         server.key("wide")
     revoke(server, kept_id)
@@ -142,6 +144,29 @@ def test_a_restore_from_a_backup_is_noticed(own_server: StartOwn, own_postgres: 
     revoke(server, kept_id)
     within(5 * FACTOR, lambda: decide(server, kept).reason == CheckLimitResponse.KEY_REVOKED)
     assert server.tokens[Role.ADMIN]
+
+
+def test_a_restart_of_postgres_is_noticed(own_server: StartOwn, own_postgres: OwnPostgres) -> None:
+    """What was read beside the feed may be of transactions that are lost then, and is read again."""
+    server = own_server("envoy", operations_listen=free_address(), database_url=own_postgres.server.url)
+    key_id, key = server.key("wide")
+    url, port = own_postgres.server.url, own_postgres.server.port
+    _set_state(url, key_id, "revoked")
+    within(5 * FACTOR, lambda: decide(server, key).reason == CheckLimitResponse.KEY_REVOKED)
+    _set_state(url, key_id, "active")  # past the API, so the feed says nothing: as if that transaction had been lost
+    time.sleep(1.5)
+    assert decide(server, key).reason == CheckLimitResponse.KEY_REVOKED
+    server.close_channel()  # no process may be started beside its threads
+    own_postgres.server.stop()
+    own_postgres.start_on(port)
+    within(10 * FACTOR, lambda: decide(server, key).allowed)
+    within(5 * FACTOR, lambda: metric(server, "ratelimit_change_feed_gaps_total", cause="restarted") >= 1)
+    assert "RatelimitFeedWentBack" not in alerts(server)
+
+
+def _set_state(url: str, key_id: str, state: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE keys SET state = %s WHERE key_id = %s", (state, key_id))
 
 
 def copy(source: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """Targets that take what a stranger sends to the public port: framing, checks, and requests of Envoy's protocols."""
 
+import asyncio
 from contextlib import suppress
 from functools import cache
 
@@ -9,6 +10,10 @@ from fuzz.choices import Choices
 from fuzz.harness import Target
 from fuzz.worlds import DOMAIN, HELD, KEY, REVOKED, UNKNOWN, World
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from ratelimit_service._gen.envoy.service.rate_limit_quota.v3.rlqs_pb2 import (
+    RateLimitQuotaResponse,
+    RateLimitQuotaUsageReports,
+)
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     BatchCheckLimitRequest,
@@ -21,10 +26,13 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     GrantResponse,
     SettleLimitRequest,
     SettleLimitResponse,
+    StreamGrantRequest,
+    StreamGrantResponse,
 )
+from ratelimit_service.api.authentication import Caller, Role
 from ratelimit_service.api.messages import MAX_MESSAGE
 from ratelimit_service.decision.limit import MICRO
-from ratelimit_service.errors import Code
+from ratelimit_service.errors import Code, ServiceError
 from ratelimit_service.transport.envoy.framing import (
     FrameReader,
     NotGrpc,
@@ -34,7 +42,16 @@ from ratelimit_service.transport.envoy.framing import (
     headers_of,
     single_message,
 )
-from ratelimit_service.transport.envoy.paths import AUTHORIZE, BATCH, CHECK, EXTEND, GRANT, SETTLE, SHOULD_RATE_LIMIT
+from ratelimit_service.transport.envoy.paths import (
+    AUTHORIZE,
+    BATCH,
+    CHECK,
+    EXTEND,
+    GRANT,
+    SETTLE,
+    SHOULD_RATE_LIMIT,
+    STREAM_GRANTS,
+)
 
 _KEYS = [str(KEY), str(REVOKED), str(UNKNOWN), f"Bearer {KEY}", f"bearer  {REVOKED} ", str(KEY)[:-1], "Bearer"]
 _ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource", "reservation_id"]
@@ -160,6 +177,57 @@ def grant(data: bytes) -> None:
             assert message.returns_made
 
 
+def stream_grants(data: bytes) -> None:
+    """A message of a stream, of any requests: as many results, each as of a single one; or it ends the stream."""
+    choices = Choices(data)
+    world().clock.time_us += MICRO // 2
+    world().forget_grants()
+    is_gateway = choices.byte() < 250
+    body = _message(choices, _stream_grant)
+    code, response = world().call(STREAM_GRANTS, frame(body), gateway=is_gateway)
+    assert code in {Code.OK if is_gateway else 7, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED}
+    if not code:
+        message, requests = _same(response, StreamGrantResponse), StreamGrantRequest.FromString(body).requests
+        for result, request in zip(message.results, requests, strict=True):
+            assert result.response.granted <= request.wants
+            assert result.WhichOneof("result") == "response" or result.error.code == Code.INVALID_ARGUMENT
+
+
+def report(data: bytes) -> None:
+    """Whatever is reported, a stream is assigned shares that can be read, or ends as Envoy's own bytes never end it."""
+    choices = Choices(data)
+    messages = [_message(choices, _reports) for _ in range(1 + choices.byte() % 3)]
+    world().clock.time_us += choices.pick([MICRO // 4, MICRO, 20 * MICRO])
+    code, responses = world().run(_report(messages))
+    assert code in {Code.OK, Code.INVALID_ARGUMENT}
+    for response in responses:
+        for action in _same(response, RateLimitQuotaResponse).bucket_action:
+            strategy = action.quota_assignment_action.rate_limit_strategy
+            if strategy.HasField("token_bucket"):
+                assert strategy.token_bucket.max_tokens > 0
+                assert strategy.token_bucket.fill_interval.seconds > 0
+            assert bool(action.bucket_id.bucket)
+
+
+async def _report(messages: list[bytes]) -> tuple[Code, list[bytes]]:
+    """Report on a stream of its own. Returns what it ends with, and what was assigned."""
+    allocator, code = world().allocator, Code.OK
+    responses: list[bytes] = []
+    with world().quotas.open(Caller("edge", Role.GATEWAY)) as stream:
+        try:
+            await stream.report(messages, asyncio.get_running_loop().create_future())
+        except ServiceError as error:
+            code = error.code
+        while await allocator.sharing.visit():
+            pass
+        await allocator.tick()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                responses.append(await stream.responses())
+    await allocator.finish()
+    return code, responses
+
+
 def _same(data: bytes, message: type[Message]) -> Message:
     """What protobuf reads of bytes that were written by hand: nothing is unknown, and it writes as many bytes."""
     read = message.FromString(data)
@@ -247,6 +315,23 @@ def _grant(choices: Choices) -> GrantRequest:
     return request
 
 
+def _stream_grant(choices: Choices) -> StreamGrantRequest:
+    count = choices.pick([1, 2, 3, 0, 64, 65, 5, 8])
+    return StreamGrantRequest(requests=[_grant(choices) for _ in range(min(count, 4))] * max(1, count // 4))
+
+
+def _reports(choices: Choices) -> RateLimitQuotaUsageReports:
+    reports = RateLimitQuotaUsageReports(domain=choices.text([DOMAIN, DOMAIN, "", "other"]))
+    for _ in range(choices.pick([1, 2, 3, 0, 40])):
+        usage = reports.bucket_quota_usages.add()
+        for _ in range(choices.pick([1, 2, 3, 0, 17])):
+            usage.bucket_id.bucket[choices.text(_ENTRY_KEYS)] = choices.text(_VALUES)
+        usage.num_requests_allowed = choices.number() % 2**64
+        usage.num_requests_denied = choices.byte()
+        usage.time_elapsed.seconds = choices.byte() % 7
+    return reports
+
+
 def _batch(choices: Choices) -> BatchCheckLimitRequest:
     count = choices.pick([1, 2, 3, 0, 256, 257, 5, 8])
     return BatchCheckLimitRequest(checks=[_check(choices) for _ in range(min(count, 8))] * max(1, count // 8))
@@ -261,5 +346,7 @@ TARGETS = [
     Target("authorize", authorize, _SEEDS, 1_024),
     Target("settle", settle, [bytes([n, 1, 1, at, 0, 0, n, n, 1, 5]) for n in (0, 1, 2) for at in (0, 3, 255)], 256),
     Target("grant", grant, [bytes([n, 0, 3, n, 0, 0, m, 0, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 2)], 512),
+    Target("stream_grants", stream_grants, [bytes([0, n, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 4)], 512),
+    Target("report", report, _SEEDS, 1_024),
     Target("check_limit", check_limit, [flag + seed for flag in (b"\0", b"\1") for seed in _SEEDS], 1_024),
 ]

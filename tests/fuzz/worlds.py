@@ -5,16 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.tokens import Source, Time, bearer
+from decision.assignments.world import MemoryShares
 from decision.descriptors.world import BLOCKED, UNLIMITED, MemoryRules, bucket, node, quota
 from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, burst, record
 from ratelimit_service.api.authentication import Authenticator, Role, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rlqs.service import EnvoyQuotaService
 from ratelimit_service.api.envoy_rls import service as envoy_rls
 from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.assignments.allocator import Allocator
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.held import HeldCalls
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleLimit, RuleNode
@@ -96,14 +99,20 @@ class World:
         grants = Grants(resolver, reserving, self.clock)
         self.forget_grants = reserving._buckets._grants.clear
         self.checks = RateLimitService(holding, settlements, grants, self.clock, cached_requests=_CACHED)
+        self.allocator = Allocator(rules, reserving, MemoryShares(self.clock), self.usage, self.monotonic)
+        self.quotas = EnvoyQuotaService(self.allocator)
         tokens = Source()
         self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
         admission = decision_admission(Authenticator(KnownTokens(tokens, Time())), protect=False)
-        bounds = Bounds()
+        bounds, drain = Bounds(), self.run(_drain())
         self.methods: Mapping[str, App] = {
-            **envoy_methods(self.rate_limits, self.authorization, admission, self._count, bounds),
-            **decision_methods(self.checks, admission, self._count, self.run(_drain()), bounds),
+            **envoy_methods(self.rate_limits, self.authorization, self.quotas, admission, self._count, drain, bounds),
+            **decision_methods(self.checks, admission, self._count, drain, bounds),
         }
+
+    def monotonic(self) -> float:
+        """The world's clock as a monotonic one."""
+        return self.clock.time_us / MICRO
 
     def call(self, path: str, body: bytes, *, gateway: bool = False) -> tuple[int, bytes]:
         """Call a method as Envoy does. Returns the gRPC code and the message, empty if there is none.

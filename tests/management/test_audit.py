@@ -256,3 +256,35 @@ async def test_an_event_from_before_there_were_old_values(control_plane: Control
             "VALUES (now(), 'ada', 'plan.update', 'plans/free', '{\"version\": 2}')"
         )
     assert shown(await last(control_plane)) == {"version": (None, 2)}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("time", "'infinity'"),
+        ("time", "'-infinity'"),
+        ("detail", "'[1]'"),
+        ("detail", "'null'"),
+        ("previous", """'{"a": 1e400}'"""),
+        ("previous", "('{\"a\": ' || repeat('[', 3000) || repeat(']', 3000) || '}')::jsonb"),
+        ("detail", "jsonb_build_object('a', repeat('x', 30000000))"),
+    ],
+)
+async def test_no_event_hides_those_before_it(
+    control_plane: ControlPlane, database_url: str, column: str, value: str
+) -> None:
+    """Who may append to the log cannot hide it: a row that is none of ours is listed, as far as it can be read."""
+    await control_plane.plans.create("ada", plan_draft())
+    names = {"time": "now()", "detail": "'{}'", "previous": "'{}'"} | {column: value}
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO audit_events (actor, action, target, time, detail, previous)"
+            f" VALUES ('eve', 'plan.update', 'plans/free', {names['time']}, {names['detail']}, {names['previous']})"
+        )
+
+    found = (await control_plane.audit.list(Paging())).items
+
+    assert [recorded.event.actor for recorded in found] == ["eve", "ada"]
+    odd = found[0].event
+    assert column == "time" or "unreadable" in (odd.detail if column == "detail" else odd.previous)
+    assert rfc3339(odd.time_us)

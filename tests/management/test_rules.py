@@ -268,6 +268,18 @@ async def test_bad_rows_are_reported(control_plane: ControlPlane, database_url: 
     assert (set(fetched.rules), fetched.unreadable) == ({"good"}, {"bad"})
 
 
+async def test_a_name_that_no_call_can_have_is_not_read(control_plane: ControlPlane, database_url: str) -> None:
+    """A domain with megabytes as its name takes nobody's time."""
+    await control_plane.rules.replace("ann", rules(1, "good"))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO rule_domains (domain, version, create_time, delete_time)"
+            " VALUES (repeat('x', 30000000), 1, now(), 'infinity')"
+        )
+    fetched = await PostgresRulesSource(control_plane.database).fetch_all_rules()
+    assert (set(fetched.rules), fetched.unreadable) == ({"good"}, set())
+
+
 @pytest.mark.parametrize("damage", ["UPDATE rule_versions SET descriptors = '7'", "DELETE FROM rule_versions"])
 async def test_rules_that_cannot_be_read_can_be_replaced_or_deleted(
     control_plane: ControlPlane, database_url: str, damage: str

@@ -8,6 +8,7 @@ from ratelimit_service.errors import InvalidArgument, Unauthenticated
 from ratelimit_service.management.audit import AuditFilter
 from ratelimit_service.management.paging import Paging
 from ratelimit_service.management.tokens import Caller, Role, Token
+from ratelimit_service.postgres.token_source import PostgresTokenSource
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -115,3 +116,39 @@ def test_a_token_hides_its_secret() -> None:
     assert token.secret not in repr(token)
     assert Token.parse(str(token)) == token
     assert len(token.secret) == 32
+
+
+async def test_every_token_can_be_listed_and_revoked(control_plane: ControlPlane, database_url: str) -> None:
+    """A row that was written past the service, with a time that is none, hides neither itself nor others."""
+    await control_plane.tokens.create("ada", Role.ADMIN)
+    text = str(token := Token.generate())
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO admin_tokens (token_id, name, role, digest, create_time) VALUES (%s, 'eve', 'admin', %s,"
+            " '-infinity')",
+            [token.token_id, token.digest()],
+        )
+
+    assert (await control_plane.tokens.authenticate(text)).name == "eve"
+    assert [stored.name for stored in await control_plane.tokens.list()] == ["ada", "eve"]
+    await control_plane.tokens.revoke("eve")
+    with pytest.raises(Unauthenticated):
+        await control_plane.tokens.authenticate(text)
+
+
+async def test_no_row_keeps_tokens_from_being_read(control_plane: ControlPlane, database_url: str) -> None:
+    """One with megabytes in it is reported, and read no further: else no revoked token would be noticed any more."""
+    await control_plane.tokens.create("ada", Role.ADMIN)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO admin_tokens (token_id, name, role, digest, create_time)"
+            " VALUES ('eve', 'eve', 'admin', convert_to(repeat('x', 60000000), 'UTF8'), now())"
+        )
+    source = PostgresTokenSource(database_url)
+
+    table = await source.read(None)
+
+    assert table is not None
+    assert [stored.name for stored in table.tokens.values()] == ["ada"]
+    await control_plane.tokens.revoke("eve")
+    await source.close()

@@ -170,6 +170,39 @@ async def test_a_connection_is_kept_for_the_next_request(port: Port) -> None:
     writer.close()
 
 
+async def test_requests_that_come_before_the_answer(port: Port) -> None:
+    """All are answered in order; of a peer that sends without a pause no more is buffered than was read once."""
+    served = 0
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond after a moment in which it is looked after the peer, as calls by HTTP are."""
+        nonlocal served
+        await receive()
+        gone = asyncio.ensure_future(receive())
+        await asyncio.sleep(0.001)
+        gone.cancel()
+        served += 1
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+        await send({"type": "http.response.body", "body": b"."})
+
+    port.listener.app = app
+    reader, writer = await port.send(b"")
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nof a body"
+    for part in (request + request[:30], request[30:-5], request[-5:] + 20 * request + request[:-1], request[-1:]):
+        writer.write(part)
+        await asyncio.sleep(0.02)
+    for _ in range(23):
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n."), 5)).startswith(b"HTTP/1.1 200 ")
+    assert served == 23
+    writer.write(request * 500_000)
+    async with asyncio.timeout(20):
+        while served < 150:
+            assert await reader.read(65_536)
+    (busy,) = port.listener._http()
+    assert len(busy.conn.trailing_data[0]) <= 2 * 256 * 1024
+    writer.transport.abort()
+
+
 async def test_the_number_of_connections(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """When there are as many as may be, the one that waits for longest gives way; one that is answered does not."""
     monkeypatch.setattr(listener, "MAX_CONNECTIONS", 3)

@@ -227,6 +227,24 @@ async def test_positions_count_up_without_skipping_a_change(
     assert _names(await feed.wait(positions[1])) == ["b", "c"]
 
 
+async def test_a_name_that_is_too_long_delays_no_change(
+    control_plane: ControlPlane, database: Database, database_url: str
+) -> None:
+    """A row with megabytes in it is reported, and not read: changes after it come as soon as ever."""
+    unreadable = UnreadableRows()
+    feed = PostgresChangeFeed(database, unreadable)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute("INSERT INTO changes (kind, name, time) VALUES ('plan', repeat('x', 30000000), now())")
+    await control_plane.plans.create("ada", plan_draft())
+
+    began = monotonic()
+    found = await feed.wait(0)
+
+    assert (_names(found), unreadable.counts["changes"]) == (["free"], 1)
+    assert monotonic() - began < 1.0
+    await feed.close()
+
+
 async def test_a_wait_without_changes_ends_within_a_second(feed: PostgresChangeFeed) -> None:
     """Without any change a wait ends after about a second with none, at the position it began."""
     began = monotonic()

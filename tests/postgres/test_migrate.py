@@ -16,7 +16,8 @@ from sqlalchemy import create_engine, text
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.postgres import alert_tables, usage_tables  # noqa: F401  add their tables to the metadata
 from ratelimit_service.postgres.database import parse_url
-from ratelimit_service.postgres.migrate import _config, current, head, upgrade, works_since
+from ratelimit_service.postgres.migrate import _config, upgrade, works_since
+from ratelimit_service.postgres.schema import current, head, revisions
 from ratelimit_service.postgres.tables import metadata
 
 
@@ -88,6 +89,11 @@ def test_what_was_migrated_is_marked_with_the_versions_that_work_on_it(empty_dat
     named = [getattr(script.module, "compatible_with", script.revision) for script in _scripts()]
     assert works_since() == max(named)
     assert works_since() == "0010", "a migration that earlier versions do not work on needs a line in CHANGELOG.md"
+
+
+def test_revisions_are_what_the_files_are_named_by() -> None:
+    """Servers know the revisions by the names of files, and Alembic by what is in these."""
+    assert list(revisions()) == [script.revision for script in reversed(_scripts())]
 
 
 def test_each_migration_says_which_versions_work_on_it() -> None:

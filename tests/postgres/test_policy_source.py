@@ -18,6 +18,7 @@ from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.plans import PlanChanges
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.policy_source import PostgresPolicySource
+from ratelimit_service.postgres.unreadable_rows import UnreadableRows
 
 
 @pytest.fixture
@@ -265,3 +266,29 @@ async def test_secrets_of_the_previous_version_have_no_environment(
     (rewritten,) = (await source.fetch([key.key_id])).records[key.key_id].secrets
 
     assert rewritten == replace(stored, environment=None)
+
+
+async def test_a_repaired_row_is_unreadable_no_more(
+    control_plane: ControlPlane, database: Database, database_url: str
+) -> None:
+    """A row counts as unreadable until it is read once: a plan's until a new version of it is."""
+    unreadable = UnreadableRows()
+    source = PostgresPolicySource(database, unreadable)
+    await control_plane.plans.create("ada", plan_draft())
+    key, _ = await control_plane.keys.create("ada", key_draft())
+    await control_plane.overrides.set("ada", OverrideTarget(Level.KEY, key.key_id), Override(BURST))
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE plan_versions SET limits = '{}'")
+        connection.execute("UPDATE overrides SET limit_document = '{}'")
+        connection.execute("UPDATE keys SET expire_time = 'infinity'")
+    await source.fetch([key.key_id])
+    found = {table for table, count in unreadable.current().items() if count}
+    assert found == {"keys", "overrides", "plan_versions"}
+
+    await control_plane.plans.update("ada", "free", PlanChanges(limits=(BURST,)))
+    await control_plane.overrides.delete("ada", OverrideTarget(Level.KEY, key.key_id), BURST.name)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE keys SET expire_time = NULL")
+    await source.fetch([key.key_id])
+
+    assert not any(unreadable.current().values())

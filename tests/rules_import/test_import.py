@@ -248,3 +248,19 @@ def test_at_most_a_thousand_descriptors() -> None:
     files = [("one", f"domain: d\ndescriptors:\n{many}"), ("two", "domain: d\ndescriptors: [{key: last}]")]
     import_files(files, to_quota, findings)
     assert "has 1001 descriptors" in str(findings.all[-1])
+
+
+def test_rules_that_differ_by_order_alone() -> None:
+    """They stop an import: the service would refuse them."""
+    findings = Findings()
+    text = """
+domain: d
+descriptors:
+- key: a
+  descriptors: [{key: b, rate_limit: {unit: day, requests_per_unit: 5}}]
+- key: b
+  descriptors: [{key: a, rate_limit: {unit: day, requests_per_unit: 6}}]
+"""
+    import_files([("one.yaml", text)], to_quota, findings)
+    assert findings.has_errors
+    assert "in another order" in str(findings.all[-1])

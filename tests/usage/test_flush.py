@@ -9,7 +9,7 @@ import pytest
 
 from ratelimit_service.postgres import usage_archive, usage_series
 from ratelimit_service.postgres.usage_series import digest_of
-from ratelimit_service.usage.flush import GAP, RESTARTED, UNREADABLE, VANISHED, WENT_BACK
+from ratelimit_service.usage.flush import GAP, MAX_AHEAD, RESTARTED, UNREADABLE, VANISHED, WENT_BACK
 from ratelimit_service.usage.ports import Frozen, Queue
 from ratelimit_service.usage.segment import MINUTE_US, SegmentRef, Series
 from usage.world import (
@@ -346,3 +346,36 @@ async def test_the_backlog_is_measured(world: UsageWorld) -> None:
     await world.flush_all()
     assert (world.tally.backlog_segments, world.tally.backlog_bytes) == (0, 0)
     assert world.tally.covered_us == world.clock.now_us()
+
+
+async def test_counts_of_a_far_future_are_left_out(world: UsageWorld) -> None:
+    """Who can write to the store has no partitions made for days to come, and counts of now are moved beside them."""
+    ahead = MAX_AHEAD + 60
+    future = {
+        f"{MINUTE + ahead + day * 1_440}\x1e".encode() + of_key("k1", "a"): [1, 1, 1, 0, 0, 1] for day in range(40)
+    }
+    write_segment(
+        world.client, {**future, of_key("k1"): [1], f"{MINUTE}\x1e".encode() + of_key("k2"): [2]}, minute=MINUTE + 10**6
+    )
+    write_segment(world.client, {of_key("k3"): [3]}, number=2, minute=MINUTE + 1)
+    before = query(world.database_url, "SELECT count(*) FROM pg_inherits")
+
+    await world.flush_all()
+
+    assert {key: counts[0] for key, counts in totals(world.database_url, "minute").items()} == {"k2": 2, "k3": 3}
+    assert query(world.database_url, "SELECT count(*) FROM pg_inherits")[0][0] - before[0][0] < 60
+    assert [loss[0] for loss in losses(world.database_url)] == [UNREADABLE]
+    assert leftovers(world.client)["segments"] == 0
+
+
+@pytest.mark.parametrize("number", ["inf", "x", "1.5", "-1e99", "9" * 40])
+async def test_numbers_of_others_end_no_flush(world: UsageWorld, number: str) -> None:
+    """What somebody else wrote in place of a number of the store is removed, and counts are moved all the same."""
+    write_segment(world.client, {of_key("k1"): [1]})
+    for field in ("seq", "bytes", "lost", "squeezed"):
+        world.client.hset("{u}:u:n", field, number)
+
+    await world.flush_all()
+
+    assert totals(world.database_url, "minute")["k1"][0] == 1
+    assert world.store.lost == 0

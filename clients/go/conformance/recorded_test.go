@@ -35,6 +35,8 @@ func (m *recordedMetrics) Failed(_ *ratelimit.Error, outcome string) {
 	}
 }
 
+func (m *recordedMetrics) Granted(ratelimit.Grants) {}
+
 // take returns the decisions since it was called last, and all failures.
 func (m *recordedMetrics) take() (decisions int, failures ratelimit.Failures) {
 	m.mutex.Lock()

@@ -28,6 +28,10 @@ type Client struct {
 	denials     *denialCache
 	failures    failureCounter
 	failureLog  failureLog
+	// grants is nil unless the client decides by them.
+	grants *grantBook
+	// reported is what the metrics have of the grants.
+	reported Grants
 	// closed ends what reservations would still send.
 	closed atomic.Bool
 }
@@ -50,20 +54,30 @@ func NewClient(target string, opts ...ClientOption) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ratelimit: cannot create a client of %q: %w", target, err)
 	}
-	return &Client{
+	client := &Client{
 		target:      target,
 		options:     o,
 		connections: connections,
 		denials:     newDenialCache(o.denialCacheSize, o.denialCacheMaxAge, o.clock),
 		failureLog:  failureLog{target: target, logger: o.logger, clock: o.clock},
-	}, nil
+	}
+	if o.mode == ModeGranted {
+		client.grants = newGrantBook(client)
+	}
+	return client, nil
 }
 
 // Check decides one call and charges its cost, or nothing if it is denied. It returns an *Error for what the caller or the
 // configuration has to fix, and the context's error if that has ended the call; never one for a failure of the service.
-func (c *Client) Check(ctx context.Context, request CheckRequest) (Decision, error) {
+func (c *Client) Check(ctx context.Context, request CheckRequest) (decision Decision, err error) {
 	if request.Cost == 0 {
 		request.Cost = 1
+	}
+	if c.grants != nil && request.RequestID == "" {
+		if c.grants.spend(&request, &decision) {
+			return decision, nil
+		}
+		return c.decideGranted(ctx, &request)
 	}
 	return c.decide(ctx, &request)
 }
@@ -88,6 +102,14 @@ func (c *Client) Failures() Failures {
 	return c.failures.snapshot()
 }
 
+// Grants is what the client has decided and asked for in ModeGranted since it was created. Zero in another mode.
+func (c *Client) Grants() Grants {
+	if c.grants == nil {
+		return Grants{}
+	}
+	return c.grants.grants()
+}
+
 // WaitUntilConnected waits for all connections, so that the first calls need not. It returns an error if ctx ends first. Whether
 // the service answers, and what is wrong otherwise, is what Ready is for.
 func (c *Client) WaitUntilConnected(ctx context.Context) error {
@@ -104,9 +126,15 @@ func (c *Client) Connection() grpc.ClientConnInterface {
 }
 
 // Close closes the connections. Calls in flight and later ones return an *Error with FailedPrecondition: they never fail open.
-// The holds of open reservations run out.
+// The holds of open reservations run out. In ModeGranted it first returns the units that were not spent, for the deadline of a call
+// at most.
 func (c *Client) Close() error {
-	c.closed.Store(true)
+	if !c.closed.Swap(true) && c.grants != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), c.options.deadline)
+		defer cancel()
+		c.grants.close(ctx)
+		c.reportGrants()
+	}
 	return c.connections.close()
 }
 
@@ -117,6 +145,41 @@ func (c *Client) decide(ctx context.Context, request *CheckRequest) (Decision, e
 		c.options.metrics.Decided(decision, time.Since(began))
 	}
 	return decision, err
+}
+
+// decideGranted decides a call by units, once there are some, or by a check of its own.
+func (c *Client) decideGranted(ctx context.Context, request *CheckRequest) (Decision, error) {
+	began := time.Now()
+	if c.closed.Load() {
+		return Decision{}, clientIsClosed()
+	}
+	if err := ctx.Err(); err != nil {
+		return Decision{}, err
+	}
+	decision, how, err := c.grants.decide(ctx, request)
+	switch {
+	case how == alone:
+		return c.decide(ctx, request)
+	case how == atOnce:
+		return decision, nil
+	case err != nil:
+		decision, err = c.failed(ctx, err)
+	}
+	if err == nil {
+		c.options.metrics.Decided(decision, time.Since(began))
+	}
+	return decision, err
+}
+
+// reportGrants has the metrics get what has changed.
+func (c *Client) reportGrants() {
+	if c.options.metrics == (noMetrics{}) {
+		return
+	}
+	if now := c.grants.grants(); now != c.reported {
+		c.options.metrics.Granted(now.since(c.reported))
+		c.reported = now
+	}
 }
 
 func (c *Client) decided(ctx context.Context, request *CheckRequest) (Decision, error) {
@@ -147,18 +210,47 @@ func (c *Client) decided(ctx context.Context, request *CheckRequest) (Decision, 
 
 func (c *Client) send(
 	parent context.Context, message *ratelimitv1.CheckLimitRequest,
-) (response *ratelimitv1.CheckLimitResponse, err error) {
+) (*ratelimitv1.CheckLimitResponse, error) {
 	connection, err := c.connections.pickFirst(parent)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := c.outgoing(parent)
+	return call(parent, c, connection, ratelimitv1.RateLimitServiceClient.CheckLimit, message, maxAttempts)
+}
+
+// grant asks for units, and returns some. Sent again it is the same grant.
+func (c *Client) grant(parent context.Context, request *ratelimitv1.GrantRequest) (*ratelimitv1.GrantResponse, error) {
+	connection, err := c.connections.pickUp(parent)
+	if err != nil {
+		return nil, err
+	}
+	return call(parent, c, connection, ratelimitv1.RateLimitServiceClient.Grant, request, maxAttempts)
+}
+
+// callOnce makes one call that is not sent again.
+func callOnce[Request, Response any](
+	parent context.Context, client *Client, method method[Request, Response], request *Request,
+) (*Response, error) {
+	connection, err := client.connections.pickFirst(parent)
+	if err != nil {
+		return nil, err
+	}
+	return call(parent, client, connection, method, request, 1)
+}
+
+type method[Request, Response any] func(
+	ratelimitv1.RateLimitServiceClient, context.Context, *Request, ...grpc.CallOption,
+) (*Response, error)
+
+// call makes one call with the client's deadline and token, and sends it so often at most while the service is UNAVAILABLE, each time
+// over another connection. Its error is an *Error, or that of the caller's context.
+func call[Request, Response any](
+	parent context.Context, client *Client, connection *connection, method method[Request, Response], request *Request, attempts int,
+) (*Response, error) {
+	ctx, cancel := client.outgoing(parent)
 	defer cancel()
-	for attempt := range maxAttempts {
-		if attempt > 0 {
-			connection = c.connections.pick()
-		}
-		response, err = connection.stub.CheckLimit(ctx, message)
+	for attempt := 1; ; attempt++ {
+		response, err := method(connection.stub, ctx, request)
 		if err == nil {
 			return response, nil
 		}
@@ -166,36 +258,21 @@ func (c *Client) send(
 		if ended := endedBy(parent, ctx, failure); ended != nil {
 			return nil, ended
 		}
-		err = failure
-		if failure.Code != codes.Unavailable || failure.Reason == reasonOverloaded || ctx.Err() != nil {
-			break
+		if attempt == attempts || !failure.isWorthRepeating() || ctx.Err() != nil {
+			return nil, failure
 		}
+		connection = client.connections.pick()
 	}
-	return nil, err
 }
 
-// callOnce makes one call with the client's deadline and token. Its error is an *Error, or that of the caller's context.
-func callOnce[Request, Response any](
-	parent context.Context,
-	client *Client,
-	method func(ratelimitv1.RateLimitServiceClient, context.Context, *Request, ...grpc.CallOption) (*Response, error),
-	request *Request,
-) (*Response, error) {
-	connection, err := client.connections.pickFirst(parent)
-	if err != nil {
-		return nil, err
+// patience is how long a call waits for units: the deadline, which starts when there is a connection.
+func (c *Client) patience() time.Duration {
+	for _, connection := range c.connections.all {
+		if connection.wasTried.Load() {
+			return c.options.deadline
+		}
 	}
-	ctx, cancel := client.outgoing(parent)
-	defer cancel()
-	response, err := method(connection.stub, ctx, request)
-	if err == nil {
-		return response, nil
-	}
-	failure := errorOf(err)
-	if ended := endedBy(parent, ctx, failure); ended != nil {
-		return nil, ended
-	}
-	return nil, failure
+	return c.options.deadline + max(0, time.Until(c.connections.connectBy))
 }
 
 // outgoing is the context of a call, with the client's deadline and token.

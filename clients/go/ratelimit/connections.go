@@ -86,6 +86,16 @@ func (c *connections) pickFirst(ctx context.Context) (*connection, error) {
 	return next, nil
 }
 
+// pickUp is the next connection that calls do not wait for, or pickFirst if there is none.
+func (c *connections) pickUp(ctx context.Context) (*connection, error) {
+	for range c.all {
+		if next := c.pick(); next.wasTried.Load() {
+			return next, nil
+		}
+	}
+	return c.pickFirst(ctx)
+}
+
 // endFirst has no call wait for the connection any more.
 func (c *connection) endFirst() { c.wasTried.Store(true) }
 

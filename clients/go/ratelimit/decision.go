@@ -35,6 +35,7 @@ const (
 	SourcePolicy      = ratelimitv1.CheckLimitResponse_POLICY
 	SourceDegraded    = ratelimitv1.CheckLimitResponse_DEGRADED
 	SourceUnenforced  = ratelimitv1.CheckLimitResponse_UNENFORCED
+	SourceGrant       = ratelimitv1.CheckLimitResponse_GRANT
 )
 
 // Origin is who decided.
@@ -48,6 +49,8 @@ const (
 	OriginCache Origin = "CACHE"
 	// OriginFallback means that the service failed; the client decided by its option WithFailOpen.
 	OriginFallback Origin = "FALLBACK"
+	// OriginGrant means that the client allowed the call by a unit that the service had granted to it; nothing was sent for it.
+	OriginGrant Origin = "GRANT"
 )
 
 // Decision is whether a call may proceed, and why.
@@ -73,7 +76,8 @@ type Decision struct {
 	// RetryAfter is how long until the same call fits every limit, if no other call comes first. Nil when the call was
 	// allowed, and when waiting would not help.
 	RetryAfter *time.Duration
-	// Limits is the result of every limit that was evaluated, in the plan's order.
+	// Limits is the result of every limit that was evaluated, in the plan's order. With OriginGrant as they were when the units
+	// were granted, and shared with other decisions: do not change them.
 	Limits []LimitResult
 	// Failure is why the service failed. Nil unless the origin is OriginFallback.
 	Failure *Error

@@ -36,6 +36,11 @@ func (e *Error) isFailure() bool {
 	return false
 }
 
+// isWorthRepeating is whether the call may succeed when it is sent again at once.
+func (e *Error) isWorthRepeating() bool {
+	return e.Code == codes.Unavailable && e.Reason != reasonOverloaded
+}
+
 // isUnknownReservation is whether the service has no such reservation. NOT_FOUND alone may come from a proxy.
 func (e *Error) isUnknownReservation() bool {
 	return e.Code == codes.NotFound && e.Reason == "RESERVATION_NOT_FOUND"

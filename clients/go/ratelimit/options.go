@@ -22,7 +22,12 @@ type options struct {
 	denialCacheMaxAge time.Duration
 	token             string
 	tls               *tls.Config
+	mode              Mode
+	nearLimit         NearLimit
 	clock             func() time.Time
+	// monotonic is the time since the client was created, by the clock. Nil is that of the machine, which costs half as much to
+	// read without the date.
+	monotonic func() time.Duration
 }
 
 func defaults() options {
@@ -35,6 +40,8 @@ func defaults() options {
 		denialCacheMaxAge: 60 * time.Second,
 		logger:            slog.Default,
 		metrics:           noMetrics{},
+		mode:              ModeChecked,
+		nearLimit:         NearLimitExact,
 		clock:             time.Now,
 	}
 }
@@ -104,10 +111,28 @@ func WithTLS(config *tls.Config) ClientOption {
 	return func(o *options) { o.tls = config }
 }
 
-// WithClock sets the clock by which cached denials expire, and a minute passes between warnings. The default is time.Now.
-// Deadlines run in real time.
+// WithMode sets who decides calls of Client.Check: the service (ModeChecked, the default), or the client by units that it has been
+// granted (ModeGranted). All else stays as it is.
+func WithMode(mode Mode) ClientOption {
+	return func(o *options) { o.mode = mode }
+}
+
+// WithNearLimit sets when a client in ModeGranted asks again once a limit has less left than was wanted: as soon as a call would
+// fit (NearLimitExact, the default), or paced.
+func WithNearLimit(nearLimit NearLimit) ClientOption {
+	return func(o *options) { o.nearLimit = nearLimit }
+}
+
+// WithClock sets the clock by which cached denials and units expire, and a minute passes between warnings. It must not be set back
+// if units are granted. The default is time.Now. Deadlines run in real time.
 func WithClock(clock func() time.Time) ClientOption {
-	return func(o *options) { o.clock = clock }
+	return func(o *options) { o.clock = clock; o.monotonic = since(clock) }
+}
+
+// since is the time that has passed on a clock.
+func since(clock func() time.Time) func() time.Duration {
+	began := clock()
+	return func() time.Duration { return clock().Sub(began) }
 }
 
 func (o *options) validate() error {
@@ -122,6 +147,10 @@ func (o *options) validate() error {
 		return fmt.Errorf("ratelimit: connections is %d; it must be at least 1", o.connections)
 	case o.denialCacheSize < 0:
 		return fmt.Errorf("ratelimit: denialCacheSize is %d; it must be at least 0", o.denialCacheSize)
+	case o.mode != ModeChecked && o.mode != ModeGranted:
+		return fmt.Errorf("ratelimit: mode is %q; it must be %q or %q", o.mode, ModeChecked, ModeGranted)
+	case o.nearLimit != NearLimitExact && o.nearLimit != NearLimitPaced:
+		return fmt.Errorf("ratelimit: nearLimit is %q; it must be %q or %q", o.nearLimit, NearLimitExact, NearLimitPaced)
 	case o.denialCacheMaxAge <= 0:
 		return fmt.Errorf("ratelimit: denialCacheMaxAge is %v; it must be more than 0", o.denialCacheMaxAge)
 	}

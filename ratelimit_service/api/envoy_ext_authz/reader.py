@@ -80,7 +80,8 @@ def headers_of(http: AttributeContext.HttpRequest, first: str, second: str) -> t
 def resource_of(attributes: AttributeContext) -> str:
     """The resource that is called: the route's own, else method (GET for HEAD) and decoded path without the query.
 
-    The latter are the client's, so a path that is too long is truncated, before any of it is decoded. Raises
+    The latter are the client's, so a path that is too long is truncated, before any of it is decoded, and the method is
+    in upper case, as most frameworks read it: one that runs the handler of GET for `get` would evade a limit. Raises
     InvalidArgument for the route's own.
     """
     extensions = attributes.context_extensions
@@ -92,7 +93,9 @@ def resource_of(attributes: AttributeContext) -> str:
     path = http.path[:_MAX_PATH].partition("?")[0]
     if "%" in path:
         path = unquote(path)  # or an escaped spelling would evade a limit
-    method = "GET" if http.method == "HEAD" else http.method  # the same work for the upstream
+    method = http.method.upper()
+    if method == "HEAD":
+        method = "GET"  # the same work for the upstream
     return clip_resource(f"{method} {path}")
 
 

@@ -12,6 +12,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     GrantRequest,
     SettleLimitRequest,
     StreamCheckLimitRequest,
+    StreamGrantRequest,
 )
 from ratelimit_service.api.messages import malformed_message, parse
 from ratelimit_service.api.request_cache import RequestCache, digest_of
@@ -23,6 +24,12 @@ from ratelimit_service.errors import InvalidArgument
 
 MAX_BATCH: Final = 256
 """Maximum checks in one batch, and in one group of a stream."""
+
+MAX_GRANTS_OF_MESSAGE: Final = 64
+"""Maximum requests for grants in one message of a stream."""
+
+MAX_SPENT_OF_MESSAGE: Final = 1_024
+"""Maximum resources that one such message reports."""
 
 _AFTERWARDS: Final = {
     CheckLimitRequest.CHARGE_UNSPECIFIED: False,
@@ -125,18 +132,45 @@ def read_extension(data: bytes) -> Extension:
 
 def read_grant(data: bytes) -> GrantCall:
     """The grant that a request asks for, and those that it returns. Raises InvalidArgument if it is no request."""
+    if len(data) > SCANNED and _spent_of(data, 0, len(data)) > MAX_SPENT:
+        raise InvalidArgument.of(
+            "returns",
+            f"has more than {MAX_RETURNS} entries, or {MAX_SPENT} of `spent` in all; return the rest later",
+        )
+    return _to_grant(parse(data, GrantRequest))
+
+
+def read_grants(data: bytes) -> list[GrantCall]:
+    """The 1 to 64 grants that a StreamGrantRequest asks for. Raises InvalidArgument if it is none, or has others."""
     if len(data) > SCANNED:
         try:
-            returns = spans(data, 0, len(data), _RETURNS, MAX_RETURNS + 64)
-            lines = sum(len(spans(data, *each, _SPENT, MAX_SPENT + 64)) for each in returns)
+            found = spans(data, 0, len(data), _CHECKS, MAX_GRANTS_OF_MESSAGE + 64)
         except TooManyFields:
-            lines = MAX_SPENT + 1
-        if lines > MAX_SPENT:
+            raise _too_many_grants() from None
+        if sum(_spent_of(data, *each) for each in found) > MAX_SPENT_OF_MESSAGE:
             raise InvalidArgument.of(
-                "returns",
-                f"has more than {MAX_RETURNS} entries, or {MAX_SPENT} of `spent` in all; return the rest later",
+                "requests", f"have more than {MAX_SPENT_OF_MESSAGE} entries of `spent`; send them in several messages"
             )
-    request = parse(data, GrantRequest)
+    requests = parse(data, StreamGrantRequest).requests
+    if not 1 <= len(requests) <= MAX_GRANTS_OF_MESSAGE:
+        raise _too_many_grants()
+    return [_to_grant(request) for request in requests]
+
+
+def _spent_of(data: bytes, start: int, end: int) -> int:
+    """The entries of `spent` in the GrantRequest there, more than MAX_SPENT if there are too many to be counted."""
+    try:
+        returns = spans(data, start, end, _RETURNS, MAX_RETURNS + 64)
+        return sum(len(spans(data, *each, _SPENT, MAX_SPENT + 64)) for each in returns)
+    except TooManyFields:
+        return MAX_SPENT_OF_MESSAGE + 1
+
+
+def _too_many_grants() -> InvalidArgument:
+    return InvalidArgument.of("requests", f"must have 1 to {MAX_GRANTS_OF_MESSAGE} entries; send several messages")
+
+
+def _to_grant(request: GrantRequest) -> GrantCall:
     return GrantCall(
         request.grant_id,
         request.api_key,

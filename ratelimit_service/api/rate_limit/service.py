@@ -50,12 +50,12 @@ class RateLimitService:
     ) -> None:
         self._engine = engine
         self._settlements = settlements
-        self._grants = grants
+        self.grants = grants
         self._cache: RequestCache[PreparedCheck] = RequestCache(clock, cached_requests)
-        self._encoder = DecisionEncoder()
+        self.encoder = DecisionEncoder()
         self.reader = CheckReader(self._cache)
         self.streams = OpenStreams()
-        """The streams of checks that are open."""
+        """The streams that are open, of checks and of grants."""
 
     async def check_limit(
         self, check: NewCheck | PreparedCheck, caller: Caller, deadline: float | None = None
@@ -64,10 +64,10 @@ class RateLimitService:
         if caller is TOKEN_UNDECIDED:
             if _is_charged_afterwards(check):
                 raise deferred_token()
-            return Encoded(self._encoder.encode(UNDECIDED))
+            return Encoded(self.encoder.encode(UNDECIDED))
         prepared = check if isinstance(check, PreparedCheck) else await self._prepare(check, caller, deadline)
         decision = await self._engine.decide(prepared, deadline)
-        data, reservation_id = self._encoder.encode(decision), decision.reservation_id
+        data, reservation_id = self.encoder.encode(decision), decision.reservation_id
         if reservation_id and isinstance(prepared, PreparedCheck) and not prepared.charge.request:
             return Reserving(data, partial(self._settlements.abandon, reservation_id))
         return Encoded(data)
@@ -76,7 +76,7 @@ class RateLimitService:
         """Settle a reservation. Returns a SettleLimitResponse."""
         require_known(caller)
         settlement = await self._settlements.settle(request.reservation_id, request.actual_cost, deadline)
-        return Encoded(self._encoder.encode_settlement(settlement))
+        return Encoded(self.encoder.encode_settlement(settlement))
 
     async def extend_hold(self, extension: Extension, caller: Caller, deadline: float | None = None) -> Encoded:
         """Hold a reservation for longer. Returns an ExtendHoldResponse."""
@@ -90,7 +90,7 @@ class RateLimitService:
         """Return grants, and make one, for a gateway that decides calls by itself. Returns a GrantResponse."""
         require_known(caller)
         require(caller, Role.GATEWAY)
-        return Encoded(self._encoder.encode_grant(await self._grants.grant(call, deadline)))
+        return Encoded(self.encoder.encode_grant(await self.grants.grant(call, deadline)))
 
     async def batch_check_limit(
         self, checks: Sequence[NewCheck | PreparedCheck], caller: Caller, deadline: float | None = None
@@ -108,11 +108,11 @@ class RateLimitService:
         """
         if caller is TOKEN_UNDECIDED:
             return [
-                self._encoder.encode_result(deferred_token() if _is_charged_afterwards(check) else UNDECIDED)
+                self.encoder.encode_result(deferred_token() if _is_charged_afterwards(check) else UNDECIDED)
                 for check in checks
             ]
         results = await self._engine.decide_all(await self._prepare_all(checks, caller, deadline), deadline)
-        return [self._encoder.encode_result(result) for result in results]
+        return [self.encoder.encode_result(result) for result in results]
 
     async def _prepare(self, new: NewCheck, caller: Caller, deadline: float | None) -> PreparedCheck | Decision:
         if not _may_check(new.check, caller):

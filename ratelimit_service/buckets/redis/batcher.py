@@ -268,12 +268,14 @@ class Batcher:
         self._silent_since = None
         if batch.room:
             self._observer.refused(sum(limit.wait_us == NO_ROOM for made in results for limit in made.limit_results))
+        started = batch.started_at
         if results:  # a ping has none
-            started = batch.started_at
             self._observer.answered(len(results), now - started, started - calls[0].submitted_at)
             self._observe_levels(charges, results, now)
             if batch.encoded.reserves:
                 self._observe_reservations(charges, results)
+        else:
+            self._observer.took(now - started)
         if self.watcher.watching or batch.waited >= self._tick_seconds:
             self.watcher.answered(self._route.node, 0.0 if _is_large(batch) else batch.waited)
         start = 0
@@ -395,6 +397,7 @@ class Batcher:
 
     def _give_up(self, batch: InFlightBatch) -> None:
         """Fail BATCH, which has waited for as long as a call may take."""
+        self._observer.took(monotonic() - batch.started_at)
         reason = f"{self._silent(batch)} within {self._timeout:g} s"
         if batch.retry is not None:
             batch.retry.cancel()

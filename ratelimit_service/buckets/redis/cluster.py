@@ -1,13 +1,13 @@
 """The topology of a Redis Cluster, and the connections to its nodes."""
 
 import asyncio
+from binascii import crc_hqx
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Final
 
 import hiredis
-from redis.crc import key_slot
 
 from ratelimit_service.buckets.redis.connection import (
     RETRY_PAUSE,
@@ -27,11 +27,16 @@ CONNECT_SECONDS: Final = 0.5
 """Within which a node must accept a connection, or say who serves which slot. The kernel alone goes on for two minutes
 when packets to a host that is lost are dropped."""
 
+_SLOTS: Final = 16_384
+
 
 @cache
 def slot_of(partition: int) -> int:
-    """The cluster slot of a partition's buckets."""
-    return int(key_slot(b"{p%d}" % partition))
+    """The cluster slot of a partition's buckets, which have `{pN}` in their names: by the CRC-16 of what is in braces.
+
+    As the Redis Cluster specification has it (XMODEM). redis-py has it too, at 60 ms of CPU to import in each process.
+    """
+    return crc_hqx(b"p%d" % partition, 0) % _SLOTS
 
 
 class Cluster:

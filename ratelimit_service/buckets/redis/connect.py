@@ -24,6 +24,7 @@ from ratelimit_service.buckets.redis.quota_store import RedisQuotaStore
 from ratelimit_service.buckets.redis.route import StandaloneRoute
 from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, Script, charge_scripts, partition_tag
 from ratelimit_service.buckets.redis.sentinel import SentinelRoute
+from ratelimit_service.buckets.redis.share_store import RedisShareStore
 from ratelimit_service.buckets.redis.spanning import Refunder, SpanningStore
 from ratelimit_service.buckets.redis.store import RedisBucketStore
 from ratelimit_service.buckets.redis.store_clock import RedisClock
@@ -127,6 +128,17 @@ def open_quota_store(url: str) -> RedisQuotaStore:
     if isinstance(route, Cluster):
         return RedisQuotaStore({partition_tag(number): route.route(number) for number in range(PARTITIONS)}, route)
     return RedisQuotaStore({ONE_TAG: route}, route)
+
+
+def open_share_store(url: str, *, clock: str | None = None) -> RedisShareStore:
+    """What is held of pools in the store at URL, on connections of its own. CLOCK is for tests that control the time.
+
+    Raises ValueError as `open_bucket_store` does.
+    """
+    route = _open_route(url)
+    if isinstance(route, Cluster):
+        return RedisShareStore([route.route(number) for number in range(PARTITIONS)], route, clock=clock)
+    return RedisShareStore([route] * PARTITIONS, route, clock=clock)
 
 
 def open_clock(url: str) -> RedisClock:

@@ -15,6 +15,10 @@ class RoundTripObserver(Protocol):
         """A run with this many charges was answered after this time. Its first call had waited before for QUEUED."""
         ...
 
+    def took(self, seconds: float) -> None:
+        """A run without charges, by which the store is probed, was answered after this time; or one was given up."""
+        ...
+
     def awaited(self, seconds: float) -> None:
         """A call was failed because a run has had no reply for this time."""
         ...
@@ -95,6 +99,9 @@ class Unobserved:
     """An observer that does nothing."""
 
     def answered(self, charges: int, seconds: float, queued: float) -> None:
+        """Do nothing."""
+
+    def took(self, seconds: float) -> None:
         """Do nothing."""
 
     def awaited(self, seconds: float) -> None:

@@ -73,6 +73,11 @@ def usage_script(name: str, *, clock: str | None = None) -> Script:
     return Script(clock or part("clock"), part("usage"), part(name), allow_oom=name == "freeze")
 
 
+def share_script(name: str, *, clock: str | None = None) -> Script:
+    """A script on what is held of pools: `shares` visits some, by the others servers tell each other."""
+    return Script(clock or part("clock"), part(name))
+
+
 def kind_of(quota: Quota) -> int:
     """The number by which scripts know the kind of a quota."""
     return _KINDS[quota.window]
@@ -392,6 +397,11 @@ def reservation_key(partition: int, name: bytes) -> bytes:
 def grant_key(partition: int, name: bytes) -> bytes:
     """The key of a grant."""
     return b"{p%d}:g:%b" % (partition, name)
+
+
+def pool_key(partition: int, name: str) -> bytes:
+    """The key of what is held of a pool."""
+    return b"{p%d}:q:%b" % (partition, name.encode())
 
 
 def _bulk(word: bytes) -> bytes:

@@ -140,7 +140,10 @@ class RedisUsageStore:
         numbers = await self._execute(tag, "HMGET", f"{tag}:u:n", "bytes", "lost", "squeezed")
         if not (isinstance(minute, int) and isinstance(segments, int) and isinstance(numbers, list)):
             raise StoreUnavailable("Redis sent an invalid reply about usage")
-        self._numbers[tag] = _Numbers(*(int(float(number or 0)) for number in numbers))
+        try:
+            self._numbers[tag] = _Numbers(*(int(number or 0) for number in numbers))
+        except ValueError:  # written since, by somebody else: `freeze` removes it the next time
+            raise StoreUnavailable("Redis has numbers of usage that are none") from None
         queue = Queue(tag, names, segments, max(self._numbers[tag].bytes, 0))
         return queue, minute
 

@@ -12,7 +12,7 @@ from ratelimit_service.api.key_admin.manage_rules import rules_from_proto, rules
 from ratelimit_service.bounded_yaml import Node
 from ratelimit_service.cli.configuration.item import Item, Kind, SetFor
 from ratelimit_service.decision.api_key import new_key_id
-from ratelimit_service.decision.descriptors.rules import check_size
+from ratelimit_service.decision.descriptors.rules import check_new
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.errors import FieldViolation, InvalidArgument
 from ratelimit_service.management.key import KeyDraft
@@ -70,7 +70,7 @@ def _rules(root: Node) -> DomainRules:
     message = DomainRules()
     fill(message, root)
     rules = rules_from_proto(message)
-    check_size(rules)
+    check_new(rules)
     check_description(message.description)
     canonical = rules_to_proto(rules)
     canonical.description = message.description

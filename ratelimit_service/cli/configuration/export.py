@@ -1,6 +1,6 @@
 """`ratelimit-service export`: the configuration of a server as documents."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -10,8 +10,9 @@ from ratelimit_service._gen.ratelimit.v1.key_pb2 import Key
 from ratelimit_service.cli.client import connect
 from ratelimit_service.cli.configuration.item import Item, Kind
 from ratelimit_service.cli.configuration.server import read_server
-from ratelimit_service.cli.errors import CommandError, report_errors
+from ratelimit_service.cli.errors import CommandError, Exit, report_errors
 from ratelimit_service.cli.options import Server, Token
+from ratelimit_service.cli.unreadable_plans import report_unreadable
 from ratelimit_service.cli.yaml_text import yaml_text
 
 FILES: Final = {
@@ -35,13 +36,20 @@ def export(
     """Print the configuration of the server as documents for `apply`. They have no secret.
 
     Revoked keys and overrides that have expired are left out, and so is the state of keys that are not suspended: to
-    apply the files resumes none. Needs role viewer.
+    apply the files resumes none. A plan that cannot be read is exported without limits, so that `apply` refuses it, and
+    the command exits with 1. Needs role viewer.
     """
     with connect(server, token) as client:
         items = list(read_server(client).items.values())
     if output is None:
         typer.echo(documents_text(items), nl=False)
-        return
+    else:
+        _write_files(output, items)
+    if report_unreadable(item.plan for item in items if item.kind is Kind.PLAN):
+        raise typer.Exit(Exit.NO)
+
+
+def _write_files(output: Path, items: Sequence[Item]) -> None:
     with report_errors():
         try:
             output.mkdir(parents=True, exist_ok=True)

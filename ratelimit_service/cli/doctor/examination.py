@@ -16,6 +16,7 @@ from ratelimit_service.cli.doctor.examined import (
 )
 from ratelimit_service.cli.doctor.findings import Finding, Severity
 from ratelimit_service.cli.doctor.grpc_port import check_grpc_port
+from ratelimit_service.server.store_faults import Way
 
 MAX_OFFSET_SECONDS: Final = 1.0
 """By which two clocks may differ: with NTP they do by milliseconds."""
@@ -63,6 +64,21 @@ _MODES: Final[Mapping[str, _Mode]] = {
     ),
 }
 """By the modes of `ratelimit_degraded`. docs/runbook.md says more of each."""
+
+
+_LOOK: Final = "see that it runs, and run `doctor` beside that server"
+_MEASURE: Final = (
+    "run `redis-cli --latency` on its machine and on that of the server: slow on both, it is Redis (`redis-cli slowlog "
+    "get 10`); on one, it is the network"
+)
+_REMEDIES: Final[Mapping[str, str]] = {
+    Way.FAILING: "run `doctor` beside that server; its log has the error (`component does not answer`)",
+    Way.HANGING: "it hangs, or what is between does (a proxy, a firewall): ask it on its own machine",
+    Way.REFUSED: "it does not run, or listens elsewhere",
+    Way.UNNAMED: "correct the name in the URL, or the DNS of that server",
+    Way.SILENT: "its machine is away, or a firewall drops what is sent to it",
+}
+"""What to do about a store, by what is wrong with it."""
 
 
 def check_servers(addresses: Sequence[str]) -> Iterator[Finding]:
@@ -148,9 +164,9 @@ def _stores(server: Examined) -> Iterator[Finding]:
         return
     for name in ("postgres", "redis"):
         if effect := facts.silent.get(name):
-            yield Finding.error(
-                name, f"does not answer that server: {effect}; see that it runs, and run `doctor` beside that server"
-            )
+            fault = facts.faults.get(name, "does not answer")
+            remedy = _REMEDIES.get(fault, _MEASURE if name == "redis" and fault.startswith("answers") else _LOOK)
+            yield Finding.error(name, f"{fault}, as that server sees it: {effect}; {remedy}")
         else:
             yield Finding.ok(name, "answers that server")
 

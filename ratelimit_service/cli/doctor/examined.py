@@ -67,6 +67,8 @@ class Facts:
     stores_opened: bool
     silent: Mapping[str, str]
     """What it does that a store does not answer, by the names of those that do not."""
+    faults: Mapping[str, str]
+    """What is wrong with these, by their names. A server of an earlier version does not say."""
     degraded: Mapping[str, str]
     """Reasons, by mode."""
     reasons: Sequence[str]
@@ -156,6 +158,7 @@ def _parsed(document: Any) -> Facts:  # noqa: ANN401  JSON
         wanted=int(document["workers"]["wanted"]),
         stores_opened=bool(document["stores_opened"]),
         silent={str(name): str(effect) for name, effect in document["silent"].items()},
+        faults={str(name): str(fault) for name, fault in document.get("faults", {}).items()},
         degraded={str(mode): str(reason) for mode, reason in document["degraded"].items()},
         reasons=[str(reason) for reason in document["reasons"]],
         clock_offsets={str(name): float(offset) for name, offset in document["clock_offsets"].items()},

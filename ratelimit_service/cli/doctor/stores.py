@@ -15,8 +15,8 @@ from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.tokens import TokenService
-from ratelimit_service.postgres import migrate
 from ratelimit_service.postgres.grants import DECISION_TABLES, SCHEMA_TABLES
+from ratelimit_service.postgres.schema import head, read_schema
 from ratelimit_service.settings import Settings
 
 _POSTGRES_SECONDS = 3
@@ -106,7 +106,7 @@ def check_schema(settings: Settings) -> Iterator[Finding]:
     Needs a Postgres that works.
     """
     try:
-        schema = migrate.read_schema(settings.url(settings.database_variable))
+        schema = read_schema(settings.url(settings.database_variable))
         if schema.revision is None:
             yield Finding.error("schema", "missing; run `ratelimit-service migrate`")
         elif schema.obstacle:
@@ -114,7 +114,7 @@ def check_schema(settings: Settings) -> Iterator[Finding]:
         else:
             yield Finding.ok(
                 "schema",
-                f"is at revision {schema.revision}, newer than the {migrate.head()} of this program, which works on it"
+                f"is at revision {schema.revision}, newer than the {head()} of this program, which works on it"
                 if schema.is_newer
                 else f"is at revision {schema.revision}, as this program needs",
             )

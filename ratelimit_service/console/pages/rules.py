@@ -84,7 +84,7 @@ async def domain(visit: Visit) -> Response:
         span=span,
         ranges=[(one, visit.url("rules", "domain", name=name, range=one.name)) for one in SPANS.values()],
         commands=Terminal(
-            cli=(cli("rules", "get", name), cli("rules", "replace", "rules.yaml")),
+            cli=(cli("rules", "get", name=name), cli("rules", "replace", "rules.yaml")),
             grpc=(grpcurl("ManageRules", {"get": {"domain": name}}),),
         ),
     )

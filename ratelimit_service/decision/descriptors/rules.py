@@ -6,7 +6,7 @@ relative to the constructed object (`InvalidArgument.under` puts it under its pa
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -198,11 +198,40 @@ class DomainRules:
             yield from node.nodes()
 
 
-def check_size(rules: DomainRules) -> None:
-    """Raise InvalidArgument if RULES are so many that reading or matching them takes others' time.
+def check_new(rules: DomainRules) -> None:
+    """Raise InvalidArgument if RULES must not be put in force. Those that are stored stay in force all the same."""
+    _check_size(rules)
+    _check_paths(rules)
 
-    For new rules alone: those that are stored stay in force.
+
+def _check_paths(rules: DomainRules) -> None:
+    """Raise InvalidArgument if two rules have the same entries in another order.
+
+    A descriptor would match one of them, but a bucket of Envoy's quota protocol, whose entries have no order, both.
     """
+    seen: dict[frozenset[tuple[str, str]], str] = {}
+    for field, path in _limited_paths("", (), rules.descriptors):
+        entries = frozenset(path)
+        first = seen.setdefault(entries, field)
+        if first != field and len(dict(path)) == len(path):  # a bucket has each key once
+            raise InvalidArgument.of(
+                field, f"has the same entries on its path as {first}, in another order; put the limits of both into one"
+            )
+
+
+def _limited_paths(
+    prefix: str, above: tuple[tuple[str, str], ...], nodes: Iterable[RuleNode]
+) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
+    """The field of each node with limits, and the keys and values of its path."""
+    for position, node in enumerate(nodes):
+        field, path = f"{prefix}descriptors[{position}]", (*above, (node.key, node.value))
+        if node.limits:
+            yield field, path
+        yield from _limited_paths(f"{field}.", path, node.descriptors)
+
+
+def _check_size(rules: DomainRules) -> None:
+    """Raise InvalidArgument if RULES are so many that reading or matching them takes others' time."""
     limits = [limit for node in rules.nodes() for limit in node.limits]
     for what, count in (("limits", len(limits)), ("replaces", sum(len(limit.replaces) for limit in limits))):
         if count > MAX_DOMAIN_LIMITS:

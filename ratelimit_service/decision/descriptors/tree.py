@@ -5,11 +5,11 @@ its key in the order of their declaration, then by its key alone; there is no ba
 descriptor only when the descriptor's entries match its whole path.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import repeat
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_service.decision.charge import Bucket
 from ratelimit_service.decision.descriptors.request import Entries
@@ -169,6 +169,10 @@ class _Node:
         return self.any_value.get(key)
 
 
+_Orders: TypeAlias = Mapping[frozenset[str], Sequence[tuple[str, ...]]]
+"""In which orders keys are on paths, by which keys these are."""
+
+
 class RuleTree:
     """The rules of one domain. Immutable, and in force as long as the `validity` is current.
 
@@ -178,9 +182,9 @@ class RuleTree:
     def __init__(self, rules: DomainRules, off_until_us: int = 0) -> None:
         root = _Node(rules.domain, "", (), rules.on_store_failure, rules.charge, "", is_open=False)
         _add_children(rules.domain, root, rules.descriptors)
-        self._fill(rules.domain, root, rules.hold_us, off_until_us)
+        self._fill(rules.domain, root, _orders(rules.descriptors), rules.hold_us, off_until_us)
 
-    def _fill(self, domain: str, root: _Node, hold_us: int | None, off_until_us: int) -> None:
+    def _fill(self, domain: str, root: _Node, orders: _Orders, hold_us: int | None, off_until_us: int) -> None:
         self.domain = domain
         self.hold_us = hold_us
         """For how long calls with an API key are reserved, None if they are not."""
@@ -188,6 +192,7 @@ class RuleTree:
         self.afterwards = root.charge is RuleCharge.ALWAYS
         """Whether the hits of descriptors with an API key are charged whatever the limits of its plan have."""
         self._root = root
+        self._orders = orders
         self._is_off = bool(off_until_us)
         self._matches: LruCache[Entries, LimitSet] = LruCache(_MAX_CACHED)
         self._overrides: LruCache[tuple[Entries, Quota], LimitSet] = LruCache(_MAX_CACHED)
@@ -195,7 +200,7 @@ class RuleTree:
     def renewed(self, off_until_us: int) -> "RuleTree":
         """The same rules, with or without limits that refuse. Costs nothing: what was compiled is shared."""
         tree = RuleTree.__new__(RuleTree)
-        tree._fill(self.domain, self._root, self.hold_us, off_until_us)  # noqa: SLF001  of its own class
+        tree._fill(self.domain, self._root, self._orders, self.hold_us, off_until_us)  # noqa: SLF001  of its own class
         return tree
 
     def match(self, entries: Entries) -> LimitSet:
@@ -209,6 +214,18 @@ class RuleTree:
             if _is_cacheable(entries):
                 self._matches.put(entries, found)
         return found
+
+    def match_bucket(self, entries: Mapping[str, str]) -> LimitSet:
+        """The limits of a bucket, whose ENTRIES have no order: those of the rule that has them on its path.
+
+        Where several have, since values may match more than one, it is the one that was declared first.
+        """
+        for keys in self._orders.get(frozenset(entries), ()):
+            in_order = tuple([(key, entries[key]) for key in keys])
+            found = self.match(in_order)
+            if found.limits:
+                return found
+        return self.match(())
 
     def override(self, entries: Entries, algorithm: Quota | Blocked) -> LimitSet:
         """The limits of a descriptor that brings its own: that one, enforced, in place of the rules'.
@@ -279,6 +296,21 @@ def _add_children(domain: str, parent: _Node, children: Iterable[RuleNode]) -> N
         _add_children(domain, node, rule.descriptors)
 
 
+def _orders(nodes: Iterable[RuleNode]) -> _Orders:
+    """Those of the paths of all rules with limits, but for paths with a key twice, which match no bucket."""
+    found: dict[frozenset[str], list[tuple[str, ...]]] = {}
+
+    def add(above: tuple[str, ...], nodes: Iterable[RuleNode]) -> None:
+        for node in nodes:
+            keys = (*above, node.key)
+            if node.limits and len(names := frozenset(keys)) == len(keys) and keys not in found.setdefault(names, []):
+                found[names].append(keys)
+            add(keys, node.descriptors)
+
+    add((), nodes)
+    return found
+
+
 def _family(*names: str) -> int:
     return (
         int.from_bytes(blake2b(_join("family", *names).encode("utf-8", "surrogatepass"), digest_size=4).digest()) or 1
@@ -333,6 +365,10 @@ class _UnreadableRules(RuleTree):
 
     def match(self, entries: Entries) -> LimitSet:  # noqa: ARG002  its interface
         """UNREADABLE, whatever the descriptor."""
+        return UNREADABLE
+
+    def match_bucket(self, entries: Mapping[str, str]) -> LimitSet:  # noqa: ARG002  its interface
+        """UNREADABLE, whatever the bucket."""
         return UNREADABLE
 
     def override(self, entries: Entries, algorithm: Quota | Blocked) -> LimitSet:  # noqa: ARG002  its interface

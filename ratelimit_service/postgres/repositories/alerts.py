@@ -12,10 +12,46 @@ from ratelimit_service.alerts.alert import Alert, Delivery, DeliveryEvent, Deliv
 from ratelimit_service.postgres.alert_tables import alerts, deliveries
 from ratelimit_service.postgres.database import Database
 from ratelimit_service.postgres.lease import PostgresLease
+from ratelimit_service.postgres.repositories.conditions import readable_time
+from ratelimit_service.postgres.repositories.stored_fields import document_text, fields_of
 from ratelimit_service.usage.ports import Term
 
 _MAX_LISTED: Final = 20
 """Messages that are listed with an alert."""
+
+_MAX_TEXT: Final = 65_536
+"""Characters of a text that are read: more than any has."""
+
+_KNOWN: Final = alerts.c.rule.in_([rule.value for rule in Rule])
+"""Whoever writes past the service may write any rule: alerts of one that is none are not read."""
+
+_COLUMNS: Final = (
+    alerts.c.alert_id,
+    alerts.c.rule,
+    func.substr(alerts.c.target, 1, _MAX_TEXT).label("target"),
+    func.substr(alerts.c.limit_name, 1, _MAX_TEXT).label("limit_name"),
+    alerts.c.level,
+    func.substr(alerts.c.summary, 1, _MAX_TEXT).label("summary"),
+    document_text(alerts.c.detail),
+    readable_time(alerts.c.start_time),
+    readable_time(alerts.c.update_time),
+    readable_time(alerts.c.end_time),
+)
+_KNOWN_EVENT: Final = deliveries.c.event.in_([event.value for event in DeliveryEvent])
+_DELIVERY_COLUMNS: Final = (
+    func.substr(deliveries.c.delivery_id, 1, _MAX_TEXT).label("delivery_id"),
+    deliveries.c.number,
+    deliveries.c.alert_id,
+    deliveries.c.event,
+    func.substr(deliveries.c.body, 1, _MAX_TEXT).label("body"),
+    deliveries.c.state,
+    deliveries.c.attempts,
+    deliveries.c.status,
+    func.substr(deliveries.c.error, 1, _MAX_TEXT).label("error"),
+    readable_time(deliveries.c.create_time),
+    readable_time(deliveries.c.last_time),
+    readable_time(deliveries.c.next_time),
+)
 
 _IS_OPEN: Final = alerts.c.end_time.is_(None)
 _IS_FIRING = case((_IS_OPEN, 1), else_=0)
@@ -50,12 +86,12 @@ class PostgresAlertRepository:
 
     async def count_firing(self) -> Mapping[Rule, int]:
         """Count the alerts that are firing, of each rule that has any."""
-        statement = select(alerts.c.rule, func.count()).where(_IS_OPEN).group_by(alerts.c.rule)
+        statement = select(alerts.c.rule, func.count()).where(_IS_OPEN, _KNOWN).group_by(alerts.c.rule)
         return {Rule(rule): count for rule, count in await self._connection.execute(statement)}
 
     async def list(self, *, after: tuple[int, int] | None, count: int) -> Sequence[Alert]:
         """Read at most COUNT alerts with messages: those that are firing first, the newest first."""
-        statement = select(alerts).order_by(_IS_FIRING.desc(), alerts.c.alert_id.desc()).limit(count)
+        statement = select(*_COLUMNS).where(_KNOWN).order_by(_IS_FIRING.desc(), alerts.c.alert_id.desc()).limit(count)
         if after is not None:
             statement = statement.where(tuple_(_IS_FIRING, alerts.c.alert_id) < tuple_(*map(literal, after)))
         rows = (await self._connection.execute(statement)).all()
@@ -65,7 +101,10 @@ class PostgresAlertRepository:
     async def tests(self, count: int) -> Sequence[Delivery]:
         """Read at most COUNT test messages, the newest first."""
         statement = (
-            select(deliveries).where(deliveries.c.alert_id.is_(None)).order_by(deliveries.c.number.desc()).limit(count)
+            select(*_DELIVERY_COLUMNS)
+            .where(deliveries.c.alert_id.is_(None), _KNOWN_EVENT)
+            .order_by(deliveries.c.number.desc())
+            .limit(count)
         )
         return [_delivery(row) for row in await self._connection.execute(statement)]
 
@@ -100,8 +139,8 @@ class PostgresAlertRepository:
         Of either, those due longest come first.
         """
         statement = (
-            select(deliveries)
-            .where(deliveries.c.next_time <= now_us)
+            select(*_DELIVERY_COLUMNS)
+            .where(deliveries.c.next_time <= now_us, _KNOWN_EVENT)
             .order_by(deliveries.c.alert_id.is_(None), deliveries.c.next_time, deliveries.c.number)
             .limit(count)
         )
@@ -133,7 +172,8 @@ class PostgresAlertRepository:
         if not alert_ids:
             return {}
         position = func.row_number().over(partition_by=deliveries.c.alert_id, order_by=deliveries.c.number.desc())
-        newest = select(deliveries, position.label("position")).where(deliveries.c.alert_id.in_(alert_ids)).subquery()
+        of_alerts = deliveries.c.alert_id.in_(alert_ids)
+        newest = select(*_DELIVERY_COLUMNS, position.label("position")).where(of_alerts, _KNOWN_EVENT).subquery()
         statement = select(newest).where(newest.c.position <= _MAX_LISTED).order_by(newest.c.number.desc())
         found: defaultdict[int, list[Delivery]] = defaultdict(list)
         for row in await self._connection.execute(statement):
@@ -156,7 +196,7 @@ class PostgresLeaderTransactions:
 
 
 def _firing() -> Select[Any]:
-    return select(alerts).where(_IS_OPEN)
+    return select(*_COLUMNS).where(_IS_OPEN)
 
 
 def _content(alert: Alert) -> dict[str, Any]:
@@ -192,7 +232,7 @@ def _alert(row: Row[*tuple[Any, ...]], messages: Sequence[Delivery] = ()) -> Ale
         limit=row.limit_name,
         level=row.level,
         summary=row.summary,
-        detail=row.detail,
+        detail=fields_of(row.detail, f"alerts {row.alert_id}"),
         started_us=row.start_time,
         updated_us=row.update_time,
         ended_us=row.end_time,

@@ -1,14 +1,36 @@
-"""The audit log in Postgres."""
+"""The audit log in Postgres. Rows of which a part is not valid are read all the same.
+
+Whoever may append to the log may append such a row, and must not hide by it what was recorded before.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, insert, select
+from sqlalchemy import Column, ColumnElement, Label, Row, Select, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.management.audit import AuditEvent, AuditFilter, Event
-from ratelimit_service.postgres.repositories.conditions import begins_with
+from ratelimit_service.postgres.repositories.conditions import begins_with, readable_time
+from ratelimit_service.postgres.repositories.stored_fields import document_text, fields_of
 from ratelimit_service.postgres.tables import audit_events
+
+_MAX_TEXT = 512
+"""Characters of an actor, action or target that are read: more than any has."""
+
+
+def _text(column: Column[str]) -> Label[str]:
+    return func.substr(column, 1, _MAX_TEXT).label(column.name)
+
+
+_COLUMNS = (
+    audit_events.c.event_id,
+    _text(audit_events.c.actor),
+    _text(audit_events.c.action),
+    _text(audit_events.c.target),
+    document_text(audit_events.c.detail),
+    document_text(audit_events.c.previous),
+    readable_time(audit_events.c.time),
+)
 
 
 class PostgresAuditRepository:
@@ -19,10 +41,8 @@ class PostgresAuditRepository:
 
     async def list(self, *, before: int | None, count: int, filters: AuditFilter) -> Sequence[AuditEvent]:
         """Read at most COUNT events that FILTERS match, newest first, numbered below BEFORE (None: all)."""
-        return [
-            AuditEvent(row.event_id, Event(row.actor, row.action, row.target, row.detail, row.time, row.previous))
-            for row in await self._connection.execute(event_list(before=before, count=count, filters=filters))
-        ]
+        statement = event_list(before=before, count=count, filters=filters)
+        return [_event(row) for row in await self._connection.execute(statement)]
 
     async def add(self, events: Sequence[Event]) -> None:
         """Append changes, in this order."""
@@ -53,7 +73,7 @@ class PostgresAuditRepository:
 
 def event_list(*, before: int | None, count: int, filters: AuditFilter) -> Select[Any]:
     """The statement of `PostgresAuditRepository.list`."""
-    statement = select(audit_events).where(*_conditions(filters)).order_by(audit_events.c.event_id.desc()).limit(count)
+    statement = select(*_COLUMNS).where(*_conditions(filters)).order_by(audit_events.c.event_id.desc()).limit(count)
     return statement if before is None else statement.where(audit_events.c.event_id < before)
 
 
@@ -71,3 +91,9 @@ def _conditions(filters: AuditFilter) -> Iterator[ColumnElement[bool]]:
         yield columns.time >= filters.start_us
     if filters.end_us is not None:
         yield columns.time < filters.end_us
+
+
+def _event(row: Row[*tuple[Any, ...]]) -> AuditEvent:
+    name = f"audit_events {row.event_id}"
+    detail, previous = fields_of(row.detail, name), fields_of(row.previous, name)
+    return AuditEvent(row.event_id, Event(row.actor, row.action, row.target, detail, row.time, previous))

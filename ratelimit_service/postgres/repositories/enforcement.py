@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -12,8 +12,15 @@ from ratelimit_service.postgres.failures import HardTimeout, translate_failures
 from ratelimit_service.postgres.tables import enforcement
 
 _READ_SECONDS: Final = 1.0
+_MAX_TEXT: Final = 256
+"""Characters of a text that are read: no name and no comment has more bytes. A longer one, which somebody else has
+written, must not keep limits from being turned on again."""
+
 _READ: Final[Select[Any]] = select(
-    enforcement.c.off_until, enforcement.c.update_time, enforcement.c.actor, enforcement.c.comment
+    enforcement.c.off_until,
+    enforcement.c.update_time,
+    func.substr(enforcement.c.actor, 1, _MAX_TEXT).label("actor"),
+    func.substr(enforcement.c.comment, 1, _MAX_TEXT).label("comment"),
 )
 
 

@@ -6,6 +6,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.management.sessions import StoredSession
+from ratelimit_service.postgres.repositories.conditions import readable_time
 from ratelimit_service.postgres.tables import console_sessions
 
 
@@ -17,7 +18,10 @@ class PostgresSessionRepository:
 
     async def find(self, digests: Collection[bytes]) -> Sequence[StoredSession]:
         """Read the sessions with these digests, expired or not."""
-        statement = select(console_sessions).where(console_sessions.c.digest.in_(digests))
+        columns = console_sessions.c
+        statement = select(
+            columns.digest, columns.token_id, readable_time(columns.create_time), readable_time(columns.expire_time)
+        ).where(columns.digest.in_(digests))
         return [
             StoredSession(bytes(row.digest), row.token_id, row.create_time, row.expire_time)
             for row in await self._connection.execute(statement)

@@ -3,11 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, exists, insert, select, update
+from sqlalchemy import ColumnElement, Row, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ratelimit_service.management.tokens import Role, StoredToken
+from ratelimit_service.postgres.repositories.conditions import readable_time
 from ratelimit_service.postgres.tables import admin_tokens
+
+_SELECT = select(
+    func.substr(admin_tokens.c.token_id, 1, 257).label("token_id"),
+    func.substr(admin_tokens.c.name, 1, 257).label("name"),
+    admin_tokens.c.role,
+    func.substr(admin_tokens.c.digest, 1, 33).label("digest"),
+    readable_time(admin_tokens.c.create_time),
+    readable_time(admin_tokens.c.revoke_time),
+)
+"""All tokens, also those with times that are none, or texts that are too long: each can be listed and revoked."""
 
 
 class PostgresTokenRepository:
@@ -26,7 +37,7 @@ class PostgresTokenRepository:
 
     async def list(self) -> Sequence[StoredToken]:
         """Read all tokens in the order of their names, revoked ones included."""
-        statement = select(admin_tokens).order_by(admin_tokens.c.name, admin_tokens.c.create_time)
+        statement = _SELECT.order_by(admin_tokens.c.name, admin_tokens.c.create_time)
         return [_token(row) for row in await self._connection.execute(statement)]
 
     async def add(self, token: StoredToken) -> None:
@@ -51,7 +62,7 @@ class PostgresTokenRepository:
         return (await self._connection.execute(statement)).scalar_one()
 
     async def _one(self, *conditions: ColumnElement[bool]) -> StoredToken | None:
-        row = (await self._connection.execute(select(admin_tokens).where(*conditions))).one_or_none()
+        row = (await self._connection.execute(_SELECT.where(*conditions))).one_or_none()
         return None if row is None else _token(row)
 
 

@@ -52,12 +52,13 @@ class ConnectApp:
         request.check_connection(tls_only=self._tls_only)
         body = await read_body(receive)
         method, codec, seconds = request.method(), request.codec(), request.seconds()
-        message = await _beside(_FEW, codec.decode, body, method.request)
-        call = self._backend.call(method.path, message, metadata_of(scope, self._gateways), seconds)
-        data = await _unless_gone(call, receive)
-        return Response(
-            HTTPStatus.OK, (), await _beside(SMALL, codec.encode, data, method.response), codec.content_type
-        )
+
+        async def call() -> bytes:
+            message = await _beside(_FEW, codec.decode, body, method.request)
+            data = await self._backend.call(method.path, message, metadata_of(scope, self._gateways), seconds)
+            return await _beside(SMALL, codec.encode, data, method.response)
+
+        return Response(HTTPStatus.OK, (), await _unless_gone(call(), receive), codec.content_type)
 
 
 async def _beside(small: int, work: Callable[[bytes, type[Message]], bytes], data: bytes, kind: type[Message]) -> bytes:

@@ -76,11 +76,11 @@ def _read_json(data: bytes) -> Plain:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice[:_MAX_SHOWN]!r} is given twice")
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise ValueError(f"{name[:_MAX_SHOWN]!r} is given twice")
+        made[name] = value
     return made
 
 

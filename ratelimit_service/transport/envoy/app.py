@@ -9,6 +9,7 @@ import structlog
 from ratelimit_service.api.authentication import Admission
 from ratelimit_service.api.envoy_ext_authz.described import describe_authorization
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rlqs.service import EnvoyQuotaService
 from ratelimit_service.api.envoy_rls.described import describe_request
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.messages import not_served
@@ -17,6 +18,7 @@ from ratelimit_service.api.overload.heavy import HEAVY_BYTES
 from ratelimit_service.api.rate_limit.described import describe_check, describe_checks
 from ratelimit_service.api.rate_limit.reader import read_extension, read_grant, read_settlement
 from ratelimit_service.api.rate_limit.service import DecideGroup, RateLimitService
+from ratelimit_service.api.rate_limit.streams import check_streams, grant_streams
 from ratelimit_service.api.recording import Describe, Recorder, nothing_described
 from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.admission import Bounds, Count, Method
@@ -28,10 +30,13 @@ from ratelimit_service.transport.envoy.paths import (
     CHECK,
     EXTEND,
     GRANT,
+    QUOTAS,
     SETTLE,
     SHOULD_RATE_LIMIT,
     STREAM,
+    STREAM_GRANTS,
 )
+from ratelimit_service.transport.envoy.quota_stream import quota_stream
 from ratelimit_service.transport.envoy.recorded import recorded_unary
 from ratelimit_service.transport.envoy.responses import send_error
 from ratelimit_service.transport.envoy.stream import stream
@@ -40,11 +45,13 @@ from ratelimit_service.transport.envoy.unary import Call, unary
 Request = TypeVar("Request")
 
 
-def envoy_methods(  # noqa: PLR0913  what they are made of
+def envoy_methods(  # noqa: PLR0913, PLR0917  what they are made of
     rate_limits: EnvoyRateLimitService,
     authorization: EnvoyAuthorizationService,
+    quotas: EnvoyQuotaService,
     admission: Admission,
     count: Count,
+    drain: Drain,
     bounds: Bounds,
     *,
     recorder: Recorder | None = None,
@@ -57,6 +64,7 @@ def envoy_methods(  # noqa: PLR0913  what they are made of
     return {
         SHOULD_RATE_LIMIT: _unary(rls, rate_limits.read, rate_limits.should_rate_limit, describe_request, recorder),
         AUTHORIZE: _unary(ext_authz, authorization.read, authorization.check, describe_authorization, recorder),
+        QUOTAS: quota_stream(Method(QUOTAS, admission, count, bounds), quotas, drain),
     }
 
 
@@ -70,7 +78,7 @@ def decision_methods(  # noqa: PLR0913  what they are made of
     recorder: Recorder | None = None,
 ) -> dict[str, App]:
     """The methods of RateLimitService, by path. RECORDER records sampled calls; None: no call is sampled."""
-    read = service.reader
+    read, streams = service.reader, service.streams
     check, settle, extend = (Method(path, admission, count, bounds) for path in (CHECK, SETTLE, EXTEND))
     batch = Method(BATCH, admission, count, bounds, heavy_from=HEAVY_BYTES)
     grant = Method(GRANT, admission, count, bounds, heavy_from=HEAVY_BYTES)
@@ -83,7 +91,10 @@ def decision_methods(  # noqa: PLR0913  what they are made of
         SETTLE: _unary(settle, read_settlement, service.settle_limit, nothing_described, recorder),
         EXTEND: _unary(extend, read_extension, service.extend_hold, nothing_described, recorder),
         GRANT: _unary(grant, read_grant, service.grant, nothing_described, recorder),
-        STREAM: stream(Method(STREAM, admission, count, bounds), service, decide, drain),
+        STREAM: stream(Method(STREAM, admission, count, bounds), check_streams(service, decide), streams, drain),
+        STREAM_GRANTS: stream(
+            Method(STREAM_GRANTS, admission, count, bounds), grant_streams(service, recorder), streams, drain
+        ),
     }
 
 

@@ -26,16 +26,24 @@ class Drain:
             self._grace_ends = monotonic() + _GRACE_SECONDS
             self._begun.set_result(None)
 
-    async def wait(self, awaited: "asyncio.Future[T]", revoked: "asyncio.Future[None]") -> bool:
-        """Wait until AWAITED is done. Returns False if the drain ended the wait. Raises what REVOKED has failed with.
+    async def wait(
+        self,
+        awaited: "asyncio.Future[T]",
+        revoked: "asyncio.Future[None]",
+        pending: "asyncio.Future[None] | None" = None,
+    ) -> bool:
+        """Wait until AWAITED is done. Returns False if the drain ended the wait, or PENDING is done before.
 
-        What was sent before the sender could know of the drain is waited for: AWAITED gets _IDLE_SECONDS, within the
-        grace period. It is not cancelled.
+        Raises what REVOKED has failed with. What was sent before the sender could know of the drain is waited for:
+        AWAITED gets _IDLE_SECONDS, within the grace period. It is not cancelled.
         """
         if not self._begun.done():
-            await asyncio.wait((awaited, self._begun, revoked), return_when=asyncio.FIRST_COMPLETED)
+            ends = (self._begun, revoked) if pending is None else (self._begun, revoked, pending)
+            await asyncio.wait((awaited, *ends), return_when=asyncio.FIRST_COMPLETED)
         if revoked.done():
             revoked.result()
+        if pending is not None and pending.done():
+            return awaited.done()
         if not awaited.done():
             timeout = min(_IDLE_SECONDS, self._grace_ends - monotonic())
             if timeout > 0:

@@ -113,15 +113,16 @@ def single_message(body: bytes) -> bytes | None:
 class FrameReader:
     """Splits a request body into messages as it arrives. Buffers at most one incomplete message."""
 
-    __slots__ = ("_encoding", "_needed", "_rest", "error")
+    __slots__ = ("_encoding", "_max_message", "_needed", "_rest", "error")
 
-    def __init__(self, encoding: bytes | None) -> None:
-        """ENCODING is the call's `grpc-encoding`, None if it has none."""
+    def __init__(self, encoding: bytes | None, max_message: int = MAX_MESSAGE) -> None:
+        """ENCODING is the call's `grpc-encoding`, None if it has none. MAX_MESSAGE in bytes."""
         self._encoding = encoding
+        self._max_message = max_message
         self._rest = bytearray()
         self._needed = PREFIX
         self.error: FrameError | None = None
-        """What is wrong with the message after the last valid one: it is compressed, or above MAX_MESSAGE.
+        """What is wrong with the message after the last valid one: it is compressed, or too large.
 
         Known as soon as the message's prefix has arrived. Nothing more may be fed then.
         """
@@ -143,8 +144,8 @@ class FrameReader:
         self._needed = PREFIX
         while end - start >= PREFIX:
             size = int.from_bytes(data[start + 1 : start + PREFIX], "big")
-            if data[start] or size > MAX_MESSAGE:
-                self.error = self._compression_error() if data[start] else message_too_large(size)
+            if data[start] or size > self._max_message:
+                self.error = self._compression_error() if data[start] else message_too_large(size, self._max_message)
                 break
             if end - start - PREFIX < size:
                 self._needed = PREFIX + size

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from itertools import takewhile
 from time import monotonic
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from ratelimit_service.errors import Code, DeadlineExceeded, Unavailable
 from ratelimit_service.transport.envoy.framing import CallerGone, Event, Receive, Send
@@ -30,9 +30,6 @@ PROCESS_BYTES: Final = 8 * 1024 * 1024
 _CALL_BYTES: Final = 16 * 1024
 """Bytes that a call holds besides its message, about: its headers, its task."""
 
-_PROMPT: Final = 8
-"""Portions that are read as they arrive: twice as many as the largest message has frames."""
-
 MAX_BARE: Final = 250
 """Calls of one message that may wait for its first part for longer than PATIENCE_SECONDS."""
 
@@ -43,6 +40,17 @@ _PAUSE: Final = 0.01
 """Seconds before the next portion after those, doubled each time."""
 
 _MAX_PAUSE: Final = 0.5
+
+
+class Patience(NamedTuple):
+    """For how many SECONDS a message is waited for, and how many of its PORTIONS are read as they arrive."""
+
+    seconds: float
+    portions: int
+
+
+ORDINARY: Final = Patience(MESSAGE_SECONDS, 8)
+"""That with a message of MAX_MESSAGE bytes, of which this is twice the number of its frames."""
 
 
 class Unfinished:
@@ -61,9 +69,9 @@ class Unfinished:
         """Bytes that all unfinished messages hold."""
         return self._bytes
 
-    def begin(self, connection: Hashable) -> "Wait":
+    def begin(self, connection: Hashable, patience: Patience = ORDINARY) -> "Wait":
         """Begin to wait for a message on CONNECTION, whatever identifies it. Use it in a `with` statement."""
-        return Wait(self, connection)
+        return Wait(self, connection, patience)
 
     def _hold(self, wait: "Wait", size: int) -> None:
         """WAIT holds SIZE bytes more, or less. Raises Unavailable."""
@@ -90,15 +98,16 @@ class Unfinished:
 class Wait:
     """One call that waits for the rest of its message, or for its caller to close its side."""
 
-    __slots__ = ("_all", "_given_up", "_held", "_portions", "_until", "connection")
+    __slots__ = ("_all", "_given_up", "_held", "_patience", "_portions", "_until", "connection")
 
-    def __init__(self, unfinished: Unfinished, connection: Hashable) -> None:
+    def __init__(self, unfinished: Unfinished, connection: Hashable, patience: Patience) -> None:
         self.connection = connection
         self._all = unfinished
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._held = 0
         self._portions = 0
-        self._until = monotonic() + MESSAGE_SECONDS
+        self._patience = patience
+        self._until = monotonic() + patience.seconds
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +120,7 @@ class Wait:
     async def next(self, receive: Receive, size: int) -> Event:
         """The next part of the message, of which SIZE bytes have arrived.
 
-        Raises Unavailable if too much is waited for, and DeadlineExceeded after MESSAGE_SECONDS.
+        Raises Unavailable if too much is waited for, and DeadlineExceeded if that lasts too long.
         """
         if self._given_up.done():
             raise _too_many()
@@ -120,8 +129,8 @@ class Wait:
             self._all._hold(self, held - self._held)  # noqa: SLF001
             self._held = held
         self._portions += 1
-        if self._portions > _PROMPT:
-            pause = min(_PAUSE * 2 ** min(self._portions - _PROMPT - 1, 10), _MAX_PAUSE)
+        if self._portions > self._patience.portions:
+            pause = min(_PAUSE * 2 ** min(self._portions - self._patience.portions - 1, 10), _MAX_PAUSE)
             await asyncio.wait((self._given_up,), timeout=min(pause, self._until - monotonic()))
         event = asyncio.ensure_future(receive())
         await asyncio.wait(
@@ -132,8 +141,8 @@ class Wait:
         if self._given_up.done():
             raise _too_many()
         raise DeadlineExceeded(
-            f"the message was not whole {MESSAGE_SECONDS:.0f} seconds after it had begun to arrive, or the call's "
-            "requests not ended; send both at once"
+            f"the message was not whole {self._patience.seconds:.0f} seconds after it had begun to arrive, or the "
+            "call's requests not ended; send both at once"
         )
 
     def give_up(self) -> None:

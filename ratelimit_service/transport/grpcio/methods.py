@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from ratelimit_service._gen.envoy.service.auth.v3 import external_auth_pb2
+from ratelimit_service._gen.envoy.service.rate_limit_quota.v3 import rlqs_pb2
 from ratelimit_service._gen.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimit_service._gen.grpc.reflection.v1 import reflection_pb2
 from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2, simulation_pb2
@@ -17,6 +18,7 @@ from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as checks
 from ratelimit_service.api.authentication import Admission, Authenticator, Caller, Role
 from ratelimit_service.api.envoy_ext_authz.described import describe_authorization
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rlqs.service import EnvoyQuotaService
 from ratelimit_service.api.envoy_rls.described import describe_request
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.fallback import Fallback, no_fallback
@@ -37,11 +39,12 @@ from ratelimit_service.api.overload.denial import OVER_LIMIT, SERVICE_UNAVAILABL
 from ratelimit_service.api.rate_limit.described import describe_check, describe_checks
 from ratelimit_service.api.rate_limit.reader import read_extension, read_grant, read_settlement
 from ratelimit_service.api.rate_limit.service import DecideGroup, RateLimitService
+from ratelimit_service.api.rate_limit.streams import Streams, check_streams, grant_streams
 from ratelimit_service.api.recording import Describe, Recorder, nothing_described
 from ratelimit_service.api.wire import Serializable
 from ratelimit_service.metrics import CallCounts
 from ratelimit_service.transport.grpcio.context import Context, Present
-from ratelimit_service.transport.grpcio.handlers import stream, unary
+from ratelimit_service.transport.grpcio.handlers import quota_stream, stream, unary
 from ratelimit_service.transport.grpcio.interceptors import (
     Call,
     Handler,
@@ -61,6 +64,7 @@ from ratelimit_service.transport.grpcio.unfinished import Unfinished
 RATE_LIMIT_SERVICE: Final = checks_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 ENVOY_RATE_LIMIT_SERVICE: Final = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 ENVOY_AUTHORIZATION_SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
+ENVOY_QUOTA_SERVICE: Final = rlqs_pb2.DESCRIPTOR.services_by_name["RateLimitQuotaService"].full_name
 KEY_ADMIN_SERVICE: Final = admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].full_name
 ADMIN_METHODS: Final = tuple(
     f"/{KEY_ADMIN_SERVICE}/{method.name}" for method in admin_pb2.DESCRIPTOR.services_by_name["KeyAdminService"].methods
@@ -154,6 +158,10 @@ def decision_methods(  # noqa: PLR0913  what they are made of
     decide: DecideGroup = service.decide_group
     if recorder is not None:
         decide = recorder.groups(f"/{RATE_LIMIT_SERVICE}/StreamCheckLimit", decide, describe_checks)
+
+    def streamed(streams: Streams[Any]) -> Handler:
+        return stream(streams, service.streams, admission)
+
     return _bound(
         RATE_LIMIT_SERVICE,
         {
@@ -162,14 +170,17 @@ def decision_methods(  # noqa: PLR0913  what they are made of
             "SettleLimit": (_single, intercept(unary(read_settlement, service.settle_limit, unfinished))),
             "ExtendHold": (_single, intercept(unary(read_extension, service.extend_hold, unfinished))),
             "Grant": (_single, intercept(grant)),
-            "StreamCheckLimit": (_streamed, intercept(stream(service, decide, admission), stream=True)),
+            "StreamCheckLimit": (_streamed, intercept(streamed(check_streams(service, decide)), stream=True)),
+            "StreamGrant": (_streamed, intercept(streamed(grant_streams(service, recorder)), stream=True)),
         },
     )
 
 
-def envoy_methods(
+def envoy_methods(  # noqa: PLR0913, PLR0917  what they are made of
     rate_limits: EnvoyRateLimitService,
     authorization: EnvoyAuthorizationService,
+    quotas: EnvoyQuotaService,
+    admission: Admission,
     intercept: DecisionInterceptor,
     unfinished: Unfinished,
     overload: OverloadControl,
@@ -185,8 +196,11 @@ def envoy_methods(
         describe_authorization,
         overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE),
     )
-    return _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)}) | _bound(
-        ENVOY_AUTHORIZATION_SERVICE, {"Check": (_single, check)}
+    assigned = intercept(quota_stream(quotas, admission), stream=True)
+    return (
+        _bound(ENVOY_RATE_LIMIT_SERVICE, {"ShouldRateLimit": (_single, should_rate_limit)})
+        | _bound(ENVOY_AUTHORIZATION_SERVICE, {"Check": (_single, check)})
+        | _bound(ENVOY_QUOTA_SERVICE, {"StreamRateLimitQuotas": (_streamed, assigned)})
     )
 
 

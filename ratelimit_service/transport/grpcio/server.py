@@ -11,6 +11,7 @@ import structlog
 
 from ratelimit_service.api.authentication import Authenticator, decision_admission
 from ratelimit_service.api.envoy_ext_authz.service import EnvoyAuthorizationService
+from ratelimit_service.api.envoy_rlqs.service import EnvoyQuotaService
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.key_admin.service import KeyAdminService
 from ratelimit_service.api.messages import ON_ADMIN_PORT, ON_CONTROL_PLANE, ON_DECISION_PLANE
@@ -26,6 +27,7 @@ from ratelimit_service.transport.grpcio.health import Health, Probe
 from ratelimit_service.transport.grpcio.methods import (
     ADMIN_METHODS,
     ENVOY_AUTHORIZATION_SERVICE,
+    ENVOY_QUOTA_SERVICE,
     ENVOY_RATE_LIMIT_SERVICE,
     HEALTH_SERVICE,
     KEY_ADMIN_SERVICE,
@@ -100,6 +102,11 @@ class Decisions(Protocol):
         ...
 
     @property
+    def envoy_quotas(self) -> EnvoyQuotaService:
+        """The method of Envoy's rate limit quota service."""
+        ...
+
+    @property
     def authenticator(self) -> Authenticator:
         """Identifies the callers."""
         ...
@@ -139,7 +146,9 @@ class _Port:
     """The port that is open, 0 before it is and on a unix socket."""
 
 
-_DECISION_SERVICES: Final = (RATE_LIMIT_SERVICE, ENVOY_RATE_LIMIT_SERVICE, ENVOY_AUTHORIZATION_SERVICE)
+_DECISION_SERVICES: Final = (
+    *(RATE_LIMIT_SERVICE, ENVOY_RATE_LIMIT_SERVICE, ENVOY_AUTHORIZATION_SERVICE, ENVOY_QUOTA_SERVICE),
+)
 
 
 def _ports(
@@ -191,12 +200,21 @@ class GrpcServer:
         intercept = decision_interceptor(admission, calls, present, planes.overload, recorder)
         decisions = decision_methods(
             planes.rate_limit, admission, intercept, unfinished, planes.overload, recorder=recorder
-        ) | envoy_methods(planes.envoy_rate_limit, planes.envoy_authorization, intercept, unfinished, planes.overload)
+        ) | envoy_methods(
+            planes.envoy_rate_limit,
+            planes.envoy_authorization,
+            planes.envoy_quotas,
+            admission,
+            intercept,
+            unfinished,
+            planes.overload,
+        )
         admin: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
         if key_admin is not None:
             admin = admin_methods(key_admin, planes.authenticator, calls, present, unfinished, recorder=recorder)
         self._ports = _ports(settings, decisions, admin)
         self._health = Health(planes.probes, {service for port in self._ports for service in port.services})
+        self._end_streams = planes.rate_limit.grants.watches.end
         self._notify: Notify = send_goaway
 
     @property
@@ -216,11 +234,13 @@ class GrpcServer:
         """Stop: report it to health watchers, close connections gracefully, and give calls at most TIMEOUT seconds.
 
         Calls that come before their client has disconnected are served, for half of TIMEOUT at most, and for no longer
-        than a second or, of clients that were sent GOAWAY, five.
+        than a second or, of clients that were sent GOAWAY, five. Streams of grants, which last as long as their client,
+        end at once.
         """
         await self._health.drain()
         if all(port.server is None for port in self._ports):
             return
+        self._end_streams()
         began = monotonic()
         numbers = [port.number for port in self._ports if port.server is not None and port.number]
         grace, patience = min(timeout / 2, _MAX_GRACE), min(timeout / 2, _MAX_PATIENCE)

@@ -90,9 +90,13 @@ def test_invalid_header_names(name: str) -> None:
 
 
 def test_health(server: Server) -> None:
-    """Envoy's health checks find both services by name."""
+    """Envoy's health checks find all three services by name."""
     stub = health_pb2_grpc.HealthStub(server.channel)
-    for service in ("envoy.service.ratelimit.v3.RateLimitService", "envoy.service.auth.v3.Authorization"):
+    for service in (
+        "envoy.service.ratelimit.v3.RateLimitService",
+        "envoy.service.auth.v3.Authorization",
+        "envoy.service.rate_limit_quota.v3.RateLimitQuotaService",
+    ):
         assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == 1
 
 

@@ -180,7 +180,7 @@ def test_resource_and_cost_of_the_route(server: Server) -> None:
 
 
 def test_methods_of_a_path(server: Server) -> None:
-    """HEAD is limited as GET, and a limit may be for a path with whatever method a client makes up."""
+    """HEAD is limited as GET, in any case; and a limit may be for a path with any method that a client makes up."""
     limits = [
         {"name": "any", "resource": "* /search*", "quota": {"amount": 40, "window": "DAY"}},
         {"name": "get", "resource": "GET /v1/*", "quota": {"amount": 50, "window": "DAY"}},
@@ -193,7 +193,8 @@ def test_methods_of_a_path(server: Server) -> None:
         response = authorize(server, path, method, x_api_key=key)
         return values(response.ok_response.response_headers_to_add).get("ratelimit", "").partition(";t=")[0]
 
-    assert [reported("/v1/x", method) for method in ("GET", "HEAD", "POST")] == ['"get";r=49', '"get";r=48', ""]
+    found = [reported("/v1/x", method) for method in ("GET", "HEAD", "get", "Head", "POST")]
+    assert found == ['"get";r=49', '"get";r=48', '"get";r=47', '"get";r=46', ""]
     methods = ("GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "get")
     assert [reported("/search?q=1", method) for method in methods] == [f'"any";r={left}' for left in range(39, 33, -1)]
 

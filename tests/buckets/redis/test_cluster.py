@@ -18,6 +18,7 @@ from ratelimit_service.buckets.redis.observers import UNOBSERVED
 from ratelimit_service.buckets.redis.spanning import SpanningStore
 from ratelimit_service.decision.charge import Bucket, Charge
 from ratelimit_service.decision.limit import Limit, Quota, Window
+from ratelimit_service.decision.policy import PARTITIONS
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
 
 LARGE = Limit("large", Quota(1_000_000, Window.YEAR))
@@ -38,6 +39,13 @@ async def until_decided(store: BucketStore, bucket: Bucket, seconds: float) -> N
     while not await decides(store, bucket):
         assert time.monotonic() < until
         await asyncio.sleep(0.1)
+
+
+def test_slots_are_those_of_the_cluster(redis_cluster: LoopbackCluster) -> None:
+    """Each partition has the slot that Redis computes for its buckets' names."""
+    client = redis_cluster.clients[0]
+    slots = [client.execute_command("CLUSTER KEYSLOT", f"{{p{number}}}:x") for number in range(PARTITIONS)]
+    assert slots == [slot_of(number) for number in range(PARTITIONS)]
 
 
 @pytest.mark.parametrize("seconds", [0.03, 0.1])

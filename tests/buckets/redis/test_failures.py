@@ -186,6 +186,23 @@ async def test_failed_round_trips_are_counted(valkey: StartValkey, open_store: O
         await store.close()
 
 
+async def test_all_round_trips_are_timed(valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket) -> None:
+    """While a breaker is open there are but probes and what is given up: their times are counted, too."""
+    server, round_trips = valkey(), RoundTripCounts()
+    store, small = open_store(server.url, timeout=0.3, observer=round_trips), bucket(LARGE)
+    await take(store, small)
+    assert sum(round_trips.seconds.counts) == 1
+    await store.ping()
+    assert (sum(round_trips.seconds.counts), sum(round_trips.sizes.counts)) == (2, 1)
+    os.kill(server.pid, signal.SIGSTOP)
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
+    await until(lambda: sum(round_trips.seconds.counts) == 3)
+    assert round_trips.seconds.total >= 0.28
+    os.kill(server.pid, signal.SIGCONT)
+    await store.close()
+
+
 async def test_the_breaker_opens_and_closes_in_time(
     valkey: StartValkey, open_store: OpenStore, bucket: MakeBucket
 ) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from itertools import product
+from os import urandom
 
 import pytest
 import redis
@@ -15,10 +17,19 @@ from ratelimit_service.buckets.redis.connect import open_bucket_store, open_usag
 from ratelimit_service.buckets.redis.connection import Connection
 from ratelimit_service.buckets.redis.observers import Observers
 from ratelimit_service.buckets.redis.room import Room, room_of, share_of
-from ratelimit_service.buckets.redis.script import request_key, usage_script
+from ratelimit_service.buckets.redis.script import grant_key, request_key, reservation_key, usage_script
 from ratelimit_service.buckets.redis.spanning import SpanningStore, Taken
 from ratelimit_service.buckets.redis.store import RedisBucketStore
-from ratelimit_service.decision.charge import NO_ROOM, Bucket, Charge, ChargeResult, Counted
+from ratelimit_service.decision.charge import (
+    NO_ROOM,
+    Bucket,
+    Charge,
+    ChargeResult,
+    Counted,
+    Reserve,
+    Return,
+    Settle,
+)
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import BucketStore
 from ratelimit_service.decision.usage import Series
@@ -132,10 +143,18 @@ REFILLED = Limit("refilled", TokenBucket(5, 5, 20 * MICRO))
 """A token every 4 s: full again long before the result of a request is forgotten."""
 
 
-@pytest.mark.parametrize("limit", [LIMIT, REFILLED])
-@pytest.mark.parametrize("partition", [0, 1])
+@pytest.mark.parametrize(
+    ("limit", "room", "partition"),
+    [*product((LIMIT, REFILLED), (Room.FULL,), (0, 1)), (REFILLED, Room.RESERVED, 0)],
+)
 async def test_a_full_node_refunds_what_it_charged(
-    redis_cluster: LoopbackCluster, open_store: OpenStore, bucket: MakeBucket, limit: Limit, partition: int
+    redis_cluster: LoopbackCluster,
+    open_store: OpenStore,
+    bucket: MakeBucket,
+    *,
+    limit: Limit,
+    room: Room,
+    partition: int,
 ) -> None:
     """It keeps the result for less time, which is not taken for time that has passed, in which it would have drained.
 
@@ -146,7 +165,7 @@ async def test_a_full_node_refunds_what_it_charged(
     await take(store, own)
     await store.ping()
     for connection in store._store.cluster.connections():
-        connection.room = Room.FULL
+        connection.room = room
     fresh = new(0, family=7, partition=3)
     for _ in range(4):
         result = await take(store, own, fresh)
@@ -207,14 +226,26 @@ async def test_a_shadow_limit_without_room_denies_nothing(valkey_url: str, open_
         assert (await take(store, fresh, cost=0)).limit_results[0].remaining == 5 * MICRO
 
 
-async def test_results_of_requests_are_kept_for_a_moment(valkey_url: str, open_store: OpenStore) -> None:
-    """On a full server a repeat is recognized, but only for seconds: callers choose the names."""
-    store, own, request = open_store(valkey_url), new(0, 0), str(time.monotonic_ns())
+@pytest.mark.parametrize("room", [Room.SCARCE, Room.RESERVED, Room.FULL])
+async def test_results_of_requests_are_kept_for_a_moment(valkey_url: str, open_store: OpenStore, room: Room) -> None:
+    """Where room is scarce a repeat is recognized, but only for seconds: callers choose the names, and pay nothing.
+
+    So it is with reservations that were settled and grants that were returned.
+    """
+    store, own, request = open_store(valkey_url, request_window=30), new(0, 0), str(time.monotonic_ns())
+    name, grant = urandom(16), urandom(16)
     await take(store, own)
-    await with_room(store, Room.FULL)
-    assert await take(store, own, request=request) == await take(store, own, request=request)
+    await store.charge((Charge((own,), (1,), reservation=Reserve(name, 60 * MICRO)),))
+    await with_room(store, room)
+    assert await take(store, own, cost=0, request=request) == await take(store, own, cost=0, request=request)
+    await store.charge((Charge((own,), (0,), reservation=Settle(name, (1,))),))
+    await store.charge((Charge((own,), (0,), reservation=Return(grant, 1)),))
     with redis.Redis.from_url(valkey_url) as client:
-        assert 0 < client.pttl(request_key(0, request)) <= 2_000
+        for key in (request_key(0, request), reservation_key(0, name), grant_key(0, grant)):
+            assert 0 < client.pttl(key) <= 2_000
+        await with_room(store, Room.PLENTY)
+        await take(store, own, cost=0, request=f"{request} later")
+        assert client.pttl(request_key(0, f"{request} later")) > 20_000
 
 
 async def test_a_server_out_of_memory(valkey: StartValkey, open_store: OpenStore) -> None:

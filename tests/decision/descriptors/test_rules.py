@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from decision.descriptors.world import BLOCKED, UNLIMITED, node, quota
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, check_new
 from ratelimit_service.errors import InvalidArgument
 
 
@@ -61,3 +61,18 @@ def test_bounds_are_inclusive() -> None:
     DomainRules("d" * 256, (deep(16), *(node(f"k{n}") for n in range(984))))
     node("k" * 256, "v" * 256, *(quota(1, name=f"n{n}") for n in range(16)))
     quota(1, name=" !#$%&()*+,-./09:;<=>?@AZ[]^_`az{|}~", replaces=("r",) * 16)
+
+
+def test_rules_that_differ_by_order_alone() -> None:
+    """New ones are refused, since a bucket of Envoy's quota protocol would match both; where no limit is, they may."""
+    first = node("a", "1", below=(node("b", "", quota(1)),))
+    second = node("b", "", below=(node("a", "1", quota(2)),))
+    rules = DomainRules("shop", (node("c"), first, second))
+    with pytest.raises(InvalidArgument) as raised:
+        check_new(rules)
+    assert [each.field for each in raised.value.violations] == ["descriptors[2].descriptors[0]"]
+    assert "descriptors[1].descriptors[0]" in raised.value.message
+    check_new(DomainRules("shop", (first, node("b", "", below=(node("a", "1", below=(node("c", "", quota(2)),)),)))))
+    check_new(DomainRules("shop", (first, node("b", "2", below=(node("a", "1", quota(2)),)))))
+    repeated = [node("a", one, below=(node("a", other, quota(2)),)) for one, other in (("1", "2"), ("2", "1"))]
+    check_new(DomainRules("shop", tuple(repeated)))

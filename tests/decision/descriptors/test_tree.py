@@ -7,6 +7,7 @@ from ratelimit_service.decision.descriptors.request import Entries
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, RuleOnStoreFailure
 from ratelimit_service.decision.descriptors.tree import RuleTree
 from ratelimit_service.decision.limit import Quota, Window
+from ratelimit_service.decision.reason import Source
 
 
 def tree(*nodes: RuleNode, domain: str = "shop", on_store_failure: RuleOnStoreFailure = FAIL) -> RuleTree:
@@ -160,3 +161,31 @@ def test_limit_sets_are_cached() -> None:
     long = (("a", "x" * 10_000),)
     assert rules.match(long).limits[0].bucket is not rules.match(long).limits[0].bucket
     assert name(rules, *long) == name(rules, *long)
+
+
+def test_a_bucket_matches_in_any_order() -> None:
+    """The rule has all its keys and values on its path, and no other; its limits are those of a descriptor."""
+    rules = tree(
+        node("a", "1", quota(1), below=(node("b", "", quota(5), below=(node("c", "x*", quota(7)),)),)),
+        node("c", "", below=(node("a", "", quota(9)),)),
+        node("d", "", below=(node("d", "", quota(11)),)),
+        node("e", "", below=(node("f", "", UNLIMITED),)),
+        node("f", "1", below=(node("e", "2"),)),
+    )
+
+    def found(**entries: str) -> int | None:
+        limits = rules.match_bucket(entries).limits
+        return limits[0].bucket.limit.capacity if limits else None
+
+    assert found(a="1") == 1
+    assert found(a="2") is None
+    assert found(b="y", a="1") == found(a="1", b="y") == 5
+    assert found(c="xy", b="y", a="1") == 7
+    assert found(c="y", b="y", a="1") is None
+    assert found(a="2", c="3") == 9
+    assert found(d="1") is None
+    assert not rules.match_bucket({"g": "1"}).series.field
+    ordered = rules.match((("a", "1"), ("b", "y")))
+    assert rules.match_bucket({"b": "y", "a": "1"}).buckets == ordered.buckets
+    assert rules.match_bucket({"e": "2", "f": "1"}).limits  # the other rule has no limits: it matches no bucket
+    assert rules.renewed(2**60).match_bucket({"b": "y", "a": "1"}).source is Source.UNENFORCED

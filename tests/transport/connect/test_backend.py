@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import pytest_asyncio
 from fixtures.http_calls import CHECK
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service.api.status import to_metadata
+from ratelimit_service.aside import aside
 from ratelimit_service.errors import Overloaded
 from ratelimit_service.operations.listener import MAX_CONNECTIONS, Listener
 from ratelimit_service.server.port import open_listener
 from ratelimit_service.transport.connect.app import ConnectApp
 from ratelimit_service.transport.connect.backend import Backend
+from ratelimit_service.transport.connect.messages import MAX_VALUES
 
 
 class Behind(grpc.GenericRpcHandler):
@@ -53,10 +56,12 @@ class Port:
         self.behind = behind
         self.server = server
 
-    async def begin(self, resource: str, *headers: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Send a call on a connection of its own."""
+    async def begin(
+        self, resource: str, *headers: str, body: str = ""
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Send a call on a connection of its own: for RESOURCE, unless another BODY is given."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.number)
-        body = json.dumps({"resource": resource})
+        body = body or json.dumps({"resource": resource})
         lines = [f"POST {CHECK} HTTP/1.1", "host: x", "content-type: application/json", *headers]
         writer.write("\r\n".join([*lines, f"content-length: {len(body)}", "connection: close", "", body]).encode())
         return reader, writer
@@ -106,6 +111,23 @@ async def test_calls_that_wait_hold_no_others(port: Port) -> None:
     for _, writer in waiting:
         writer.close()
     await until(port, 0)
+
+
+async def test_bodies_of_callers_that_have_gone_are_not_read(port: Port) -> None:
+    """Large ones are read one after another: those that wait for their turn give it up when their callers go."""
+    busy = asyncio.ensure_future(aside(time.sleep, 0.5))
+    wrong = json.dumps({"checks": [{"hold": "1s"}] * (MAX_VALUES // 2 - 2)})
+    gone = [await port.begin("", body=wrong) for _ in range(100)]
+    await asyncio.sleep(0.2)
+    for _, writer in gone:
+        writer.close()
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    reader, writer = await port.begin("", body=json.dumps({"resource": "now"}) + " " * 5_000)
+    assert b'"allowed":true' in await asyncio.wait_for(reader.read(), 20)
+    assert time.monotonic() - began < 1.5
+    writer.close()
+    await busy
 
 
 async def test_a_refusal_says_when_to_come_back(port: Port) -> None:

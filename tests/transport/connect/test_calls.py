@@ -183,6 +183,18 @@ def test_requests_that_break_the_rules(server: Server, http: str) -> None:
     assert "Traceback" not in server.output
 
 
+def test_requests_that_are_none_do_not_fill_the_log(server: Server, http: str) -> None:
+    """Few lines a second, whatever is sent, and none for a WebSocket that is asked for."""
+    before, began = server.output.count("\n"), time.monotonic()
+    upgrade = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n"
+    for _ in range(60):
+        assert exchange(http, upgrade).startswith(b"HTTP/1.1 404 ")
+    assert server.output.count("\n") == before
+    for _ in range(60):
+        assert exchange(http, b"no request\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert server.output.count("\n") - before <= 10 * (time.monotonic() - began + 1) < 60
+
+
 def test_a_client_of_connect_calls_it(server: Server, http: str) -> None:
     """`buf curl`, which knows nothing of us but the protocol and our protos, gets decisions and errors with details."""
 

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from api.tokens import Source
 from ratelimit_service.api.authentication import ANONYMOUS, Admission, Authenticator, Caller
 from ratelimit_service.api.open_streams import OpenStreams
+from ratelimit_service.api.rate_limit.streams import check_streams
 from ratelimit_service.api.wire import Encoded
 from ratelimit_service.errors import Code, InvalidArgument, ServiceError, Unavailable
 from ratelimit_service.management.known_tokens import KnownTokens
@@ -62,8 +63,8 @@ class Exchange:
             return [(await self._call(request, caller, deadline)).SerializeToString() for request in requests]
 
         reader = SimpleNamespace(stream=lambda messages: (messages, None))
-        service = SimpleNamespace(reader=reader, decide_group=call, streams=OpenStreams())
-        return await self.run(stream(self.method, service, service.decide_group, Drain()))  # type: ignore[arg-type]
+        opened = check_streams(SimpleNamespace(reader=reader), call)  # type: ignore[arg-type]
+        return await self.run(stream(self.method, opened, OpenStreams(), Drain()))
 
     async def _call(self, request: bytes, caller: Caller, _deadline: float | None) -> Encoded:
         assert caller is ANONYMOUS

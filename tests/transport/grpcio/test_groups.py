@@ -15,6 +15,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     StreamCheckLimitResponse,
 )
 from ratelimit_service.api.authentication import Admission, Authenticator
+from ratelimit_service.api.rate_limit.streams import check_streams
 from ratelimit_service.management.known_tokens import KnownTokens
 from ratelimit_service.transport.grpcio.handlers import in_groups, stream
 from ratelimit_service.transport.grpcio.interceptors import Call
@@ -145,9 +146,9 @@ async def test_stream_responses_are_in_order_with_few_round_trips() -> None:
     world = World()
     request = StreamCheckLimitRequest(check=CheckLimitRequest(api_key=str(world.add(burst(500)))))
     context = Context([request.SerializeToString()] * 600)
-    await stream(world.service, world.service.decide_group, Admission(Authenticator(KnownTokens(Source()))))(
-        Call("/a/B", context)
-    )
+    opened = check_streams(world.service, world.service.decide_group)
+    admission = Admission(Authenticator(KnownTokens(Source())))
+    await stream(opened, world.service.streams, admission)(Call("/a/B", context))
     results = [StreamCheckLimitResponse.FromString(response).result for response in context.responses]
     assert [result.decision.allowed for result in results] == [True] * 500 + [False] * 100
     assert world.buckets.round_trips <= 20

@@ -76,6 +76,7 @@ async def test_every_service_and_file_is_listed(running: RunningServer, messages
     services = {service.name for service in (await call.read()).list_services_response.service}
     assert services == {
         "envoy.service.auth.v3.Authorization",
+        "envoy.service.rate_limit_quota.v3.RateLimitQuotaService",
         "envoy.service.ratelimit.v3.RateLimitService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",

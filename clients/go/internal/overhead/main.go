@@ -5,15 +5,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"log"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,27 +19,24 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/ratelimit-service/clients/go/internal/allowing"
 	"github.com/ratelimit-service/clients/go/ratelimit"
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
 )
 
 const (
-	serverRole = "RATELIMIT_OVERHEAD_SERVER"
-	rounds     = 15
-	callers    = 16
-	calls      = 1000 // of each caller, in each round
-	deadline   = 5 * time.Second
-	key        = "rlk_test_4fGh2kLm9PqR7sTv_9x8y7z6w5v4u3t2s1r0q9p8o7n6m5l4k3j2i1h0g"
-	resource   = "orders.create"
-	bound      = 15.0 // per cent
+	rounds   = 15
+	callers  = 16
+	calls    = 1000 // of each caller, in each round
+	deadline = 5 * time.Second
+	key      = "rlk_test_4fGh2kLm9PqR7sTv_9x8y7z6w5v4u3t2s1r0q9p8o7n6m5l4k3j2i1h0g"
+	resource = "orders.create"
+	bound    = 15.0 // per cent
 )
 
 func main() {
-	if os.Getenv(serverRole) != "" {
-		serve()
-		return
-	}
-	address, stop, err := startServer()
+	allowing.Main()
+	address, stop, err := allowing.Start()
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -64,30 +58,6 @@ func main() {
 		fmt.Printf("more than %.0f%%\n", bound)
 		os.Exit(1)
 	}
-}
-
-// startServer runs this program again as the server.
-func startServer() (address string, stop func(), err error) {
-	server := exec.Command(os.Args[0])
-	server.Env = append(os.Environ(), serverRole+"=1")
-	server.Stderr = os.Stderr
-	// The server ends when its standard input does, so that it does not outlive this program.
-	if _, err := server.StdinPipe(); err != nil {
-		return "", nil, err
-	}
-	output, err := server.StdoutPipe()
-	if err != nil {
-		return "", nil, err
-	}
-	if err := server.Start(); err != nil {
-		return "", nil, err
-	}
-	address, err = bufio.NewReader(output).ReadString('\n')
-	stop = func() {
-		_ = server.Process.Kill()
-		_ = server.Wait()
-	}
-	return strings.TrimSpace(address), stop, err
 }
 
 // measure returns the median CPU time of a call, in microseconds, by the stub and by the client.

@@ -1,4 +1,5 @@
-// Package scripted is a real gRPC server with scripted responses to CheckLimit and to what settles and extends reservations.
+// Package scripted is a real gRPC server with scripted responses to CheckLimit, to what settles and extends reservations, and to what
+// asks for grants.
 package scripted
 
 import (
@@ -31,6 +32,7 @@ const (
 	checkLimit  = "CheckLimit"
 	settleLimit = "SettleLimit"
 	extendHold  = "ExtendHold"
+	grant       = "Grant"
 )
 
 // Decide responds with a decision.
@@ -56,7 +58,7 @@ func Hang() Response {
 	}}
 }
 
-// To is the same for an attempt of another method: SettleLimit or ExtendHold.
+// To is the same for an attempt of another method: SettleLimit, ExtendHold or Grant.
 func (r Response) To(method string) Response {
 	r.method = method
 	return r
@@ -67,6 +69,7 @@ type Attempt struct {
 	Request  *ratelimitv1.CheckLimitRequest
 	Settle   *ratelimitv1.SettleLimitRequest
 	Extend   *ratelimitv1.ExtendHoldRequest
+	Grant    *ratelimitv1.GrantRequest
 	Metadata metadata.MD
 	// TimeLeft is until the deadline. Negative when there is none.
 	TimeLeft time.Duration
@@ -152,6 +155,11 @@ func (s *Server) ExtendHold(
 	ctx context.Context, request *ratelimitv1.ExtendHoldRequest,
 ) (*ratelimitv1.ExtendHoldResponse, error) {
 	return responseOf[*ratelimitv1.ExtendHoldResponse](ctx, s.next(ctx, extendHold, Attempt{Extend: request}))
+}
+
+// Grant responds as scripted.
+func (s *Server) Grant(ctx context.Context, request *ratelimitv1.GrantRequest) (*ratelimitv1.GrantResponse, error) {
+	return responseOf[*ratelimitv1.GrantResponse](ctx, s.next(ctx, grant, Attempt{Grant: request}))
 }
 
 func responseOf[Message proto.Message](ctx context.Context, response Response) (message Message, err error) {

@@ -177,6 +177,8 @@ const (
 	CheckLimitResponse_DEGRADED CheckLimitResponse_Source = 3
 	// The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied.
 	CheckLimitResponse_UNENFORCED CheckLimitResponse_Source = 4
+	// Units that a client holds, see Grant: it has decided the call by itself. Never sent.
+	CheckLimitResponse_GRANT CheckLimitResponse_Source = 5
 )
 
 // Enum value maps for CheckLimitResponse_Source.
@@ -187,6 +189,7 @@ var (
 		2: "POLICY",
 		3: "DEGRADED",
 		4: "UNENFORCED",
+		5: "GRANT",
 	}
 	CheckLimitResponse_Source_value = map[string]int32{
 		"SOURCE_UNSPECIFIED": 0,
@@ -194,6 +197,7 @@ var (
 		"POLICY":             2,
 		"DEGRADED":           3,
 		"UNENFORCED":         4,
+		"GRANT":              5,
 	}
 )
 
@@ -1551,6 +1555,241 @@ func (x *GrantResponse) GetReturnsMade() bool {
 	return false
 }
 
+// Requests on the stream.
+type StreamGrantRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 64 requests, at most one of each key. What they ask for is granted together, and takes one round trip to the buckets.
+	Requests      []*GrantRequest `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamGrantRequest) Reset() {
+	*x = StreamGrantRequest{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamGrantRequest) ProtoMessage() {}
+
+func (x *StreamGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamGrantRequest.ProtoReflect.Descriptor instead.
+func (*StreamGrantRequest) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *StreamGrantRequest) GetRequests() []*GrantRequest {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+// Responses on the stream, or keys whose grants are withdrawn, or both.
+type StreamGrantResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One result for each request of a message, in the same order. Empty in a message that only withdraws.
+	Results []*GrantResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// Keys of which nothing more may be spent. It is about all that was granted to them by earlier messages of this stream, and by `results` of
+	// this one. Units that are left are returned with the next request; the next call asks anew.
+	Withdrawals   []*GrantWithdrawal `protobuf:"bytes,2,rep,name=withdrawals,proto3" json:"withdrawals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamGrantResponse) Reset() {
+	*x = StreamGrantResponse{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamGrantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamGrantResponse) ProtoMessage() {}
+
+func (x *StreamGrantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamGrantResponse.ProtoReflect.Descriptor instead.
+func (*StreamGrantResponse) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *StreamGrantResponse) GetResults() []*GrantResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *StreamGrantResponse) GetWithdrawals() []*GrantWithdrawal {
+	if x != nil {
+		return x.Withdrawals
+	}
+	return nil
+}
+
+// The result of one request of a stream.
+type GrantResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one is set.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*GrantResult_Response
+	//	*GrantResult_Error
+	Result        isGrantResult_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantResult) Reset() {
+	*x = GrantResult{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantResult) ProtoMessage() {}
+
+func (x *GrantResult) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantResult.ProtoReflect.Descriptor instead.
+func (*GrantResult) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GrantResult) GetResult() isGrantResult_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *GrantResult) GetResponse() *GrantResponse {
+	if x != nil {
+		if x, ok := x.Result.(*GrantResult_Response); ok {
+			return x.Response
+		}
+	}
+	return nil
+}
+
+func (x *GrantResult) GetError() *CheckError {
+	if x != nil {
+		if x, ok := x.Result.(*GrantResult_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isGrantResult_Result interface {
+	isGrantResult_Result()
+}
+
+type GrantResult_Response struct {
+	// What was granted.
+	Response *GrantResponse `protobuf:"bytes,1,opt,name=response,proto3,oneof"`
+}
+
+type GrantResult_Error struct {
+	// Why there is no response. Nothing was granted or returned.
+	Error *CheckError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*GrantResult_Response) isGrantResult_Result() {}
+
+func (*GrantResult_Error) isGrantResult_Result() {}
+
+// A key of which nothing more may be spent.
+type GrantWithdrawal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key's public id, as `key_id` of a decision has it.
+	KeyId         string `protobuf:"bytes,1,opt,name=key_id,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantWithdrawal) Reset() {
+	*x = GrantWithdrawal{}
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantWithdrawal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantWithdrawal) ProtoMessage() {}
+
+func (x *GrantWithdrawal) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_rate_limit_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantWithdrawal.ProtoReflect.Descriptor instead.
+func (*GrantWithdrawal) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GrantWithdrawal) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
 var File_ratelimit_v1_rate_limit_service_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
@@ -1574,7 +1813,7 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x06ALWAYS\x10\x02B\f\n" +
 	"\n" +
 	"credentialB\a\n" +
-	"\x05_cost\"\xea\x05\n" +
+	"\x05_cost\"\xf5\x05\n" +
 	"\x12CheckLimitResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12?\n" +
 	"\x06reason\x18\x02 \x01(\x0e2'.ratelimit.v1.CheckLimitResponse.ReasonR\x06reason\x12?\n" +
@@ -1599,7 +1838,7 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\rKEY_SUSPENDED\x10\x06\x12\x0f\n" +
 	"\vKEY_EXPIRED\x10\a\x12\x14\n" +
 	"\x10DEGRADED_ALLOWED\x10\b\x12\x13\n" +
-	"\x0fDEGRADED_DENIED\x10\t\"U\n" +
+	"\x0fDEGRADED_DENIED\x10\t\"`\n" +
 	"\x06Source\x12\x16\n" +
 	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05STORE\x10\x01\x12\n" +
@@ -1607,7 +1846,8 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x06POLICY\x10\x02\x12\f\n" +
 	"\bDEGRADED\x10\x03\x12\x0e\n" +
 	"\n" +
-	"UNENFORCED\x10\x04\"s\n" +
+	"UNENFORCED\x10\x04\x12\t\n" +
+	"\x05GRANT\x10\x05\"s\n" +
 	"\x12SettleLimitRequest\x12&\n" +
 	"\x0ereservation_id\x18\x01 \x01(\tR\x0ereservation_id\x12%\n" +
 	"\vactual_cost\x18\x02 \x01(\x04H\x00R\vactual_cost\x88\x01\x01B\x0e\n" +
@@ -1680,7 +1920,18 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"UNENFORCED\x10\x05\x12\x15\n" +
 	"\x11STORE_UNAVAILABLE\x10\x06\x12\x13\n" +
 	"\x0fTOO_MANY_GRANTS\x10\aB\x12\n" +
-	"\x10_resource_prefix2\x91\x04\n" +
+	"\x10_resource_prefix\"L\n" +
+	"\x12StreamGrantRequest\x126\n" +
+	"\brequests\x18\x01 \x03(\v2\x1a.ratelimit.v1.GrantRequestR\brequests\"\x8b\x01\n" +
+	"\x13StreamGrantResponse\x123\n" +
+	"\aresults\x18\x01 \x03(\v2\x19.ratelimit.v1.GrantResultR\aresults\x12?\n" +
+	"\vwithdrawals\x18\x02 \x03(\v2\x1d.ratelimit.v1.GrantWithdrawalR\vwithdrawals\"\x84\x01\n" +
+	"\vGrantResult\x129\n" +
+	"\bresponse\x18\x01 \x01(\v2\x1b.ratelimit.v1.GrantResponseH\x00R\bresponse\x120\n" +
+	"\x05error\x18\x02 \x01(\v2\x18.ratelimit.v1.CheckErrorH\x00R\x05errorB\b\n" +
+	"\x06result\")\n" +
+	"\x0fGrantWithdrawal\x12\x16\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x06key_id2\xe9\x04\n" +
 	"\x10RateLimitService\x12O\n" +
 	"\n" +
 	"CheckLimit\x12\x1f.ratelimit.v1.CheckLimitRequest\x1a .ratelimit.v1.CheckLimitResponse\x12^\n" +
@@ -1689,7 +1940,8 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\vSettleLimit\x12 .ratelimit.v1.SettleLimitRequest\x1a!.ratelimit.v1.SettleLimitResponse\x12O\n" +
 	"\n" +
 	"ExtendHold\x12\x1f.ratelimit.v1.ExtendHoldRequest\x1a .ratelimit.v1.ExtendHoldResponse\x12@\n" +
-	"\x05Grant\x12\x1a.ratelimit.v1.GrantRequest\x1a\x1b.ratelimit.v1.GrantResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x05Grant\x12\x1a.ratelimit.v1.GrantRequest\x1a\x1b.ratelimit.v1.GrantResponse\x12V\n" +
+	"\vStreamGrant\x12 .ratelimit.v1.StreamGrantRequest\x1a!.ratelimit.v1.StreamGrantResponse(\x010\x01BBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_rate_limit_service_proto_rawDescOnce sync.Once
@@ -1704,7 +1956,7 @@ func file_ratelimit_v1_rate_limit_service_proto_rawDescGZIP() []byte {
 }
 
 var file_ratelimit_v1_rate_limit_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_ratelimit_v1_rate_limit_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_ratelimit_v1_rate_limit_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_ratelimit_v1_rate_limit_service_proto_goTypes = []any{
 	(CheckLimitRequest_Charge)(0),    // 0: ratelimit.v1.CheckLimitRequest.Charge
 	(CheckLimitResponse_Reason)(0),   // 1: ratelimit.v1.CheckLimitResponse.Reason
@@ -1726,50 +1978,61 @@ var file_ratelimit_v1_rate_limit_service_proto_goTypes = []any{
 	(*GrantReturn)(nil),              // 17: ratelimit.v1.GrantReturn
 	(*GrantSpent)(nil),               // 18: ratelimit.v1.GrantSpent
 	(*GrantResponse)(nil),            // 19: ratelimit.v1.GrantResponse
-	(*durationpb.Duration)(nil),      // 20: google.protobuf.Duration
-	(*LimitResult)(nil),              // 21: ratelimit.v1.LimitResult
-	(ErrorReason)(0),                 // 22: ratelimit.v1.ErrorReason
+	(*StreamGrantRequest)(nil),       // 20: ratelimit.v1.StreamGrantRequest
+	(*StreamGrantResponse)(nil),      // 21: ratelimit.v1.StreamGrantResponse
+	(*GrantResult)(nil),              // 22: ratelimit.v1.GrantResult
+	(*GrantWithdrawal)(nil),          // 23: ratelimit.v1.GrantWithdrawal
+	(*durationpb.Duration)(nil),      // 24: google.protobuf.Duration
+	(*LimitResult)(nil),              // 25: ratelimit.v1.LimitResult
+	(ErrorReason)(0),                 // 26: ratelimit.v1.ErrorReason
 }
 var file_ratelimit_v1_rate_limit_service_proto_depIdxs = []int32{
 	0,  // 0: ratelimit.v1.CheckLimitRequest.charge:type_name -> ratelimit.v1.CheckLimitRequest.Charge
-	20, // 1: ratelimit.v1.CheckLimitRequest.hold:type_name -> google.protobuf.Duration
+	24, // 1: ratelimit.v1.CheckLimitRequest.hold:type_name -> google.protobuf.Duration
 	1,  // 2: ratelimit.v1.CheckLimitResponse.reason:type_name -> ratelimit.v1.CheckLimitResponse.Reason
 	2,  // 3: ratelimit.v1.CheckLimitResponse.source:type_name -> ratelimit.v1.CheckLimitResponse.Source
-	20, // 4: ratelimit.v1.CheckLimitResponse.retry_after:type_name -> google.protobuf.Duration
-	21, // 5: ratelimit.v1.CheckLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
-	21, // 6: ratelimit.v1.SettleLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
-	20, // 7: ratelimit.v1.ExtendHoldRequest.hold:type_name -> google.protobuf.Duration
-	20, // 8: ratelimit.v1.ExtendHoldResponse.hold:type_name -> google.protobuf.Duration
+	24, // 4: ratelimit.v1.CheckLimitResponse.retry_after:type_name -> google.protobuf.Duration
+	25, // 5: ratelimit.v1.CheckLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
+	25, // 6: ratelimit.v1.SettleLimitResponse.limits:type_name -> ratelimit.v1.LimitResult
+	24, // 7: ratelimit.v1.ExtendHoldRequest.hold:type_name -> google.protobuf.Duration
+	24, // 8: ratelimit.v1.ExtendHoldResponse.hold:type_name -> google.protobuf.Duration
 	4,  // 9: ratelimit.v1.BatchCheckLimitRequest.checks:type_name -> ratelimit.v1.CheckLimitRequest
 	12, // 10: ratelimit.v1.BatchCheckLimitResponse.results:type_name -> ratelimit.v1.CheckResult
 	5,  // 11: ratelimit.v1.CheckResult.decision:type_name -> ratelimit.v1.CheckLimitResponse
 	13, // 12: ratelimit.v1.CheckResult.error:type_name -> ratelimit.v1.CheckError
-	22, // 13: ratelimit.v1.CheckError.reason:type_name -> ratelimit.v1.ErrorReason
+	26, // 13: ratelimit.v1.CheckError.reason:type_name -> ratelimit.v1.ErrorReason
 	4,  // 14: ratelimit.v1.StreamCheckLimitRequest.check:type_name -> ratelimit.v1.CheckLimitRequest
 	12, // 15: ratelimit.v1.StreamCheckLimitResponse.result:type_name -> ratelimit.v1.CheckResult
 	17, // 16: ratelimit.v1.GrantRequest.returns:type_name -> ratelimit.v1.GrantReturn
 	18, // 17: ratelimit.v1.GrantReturn.spent:type_name -> ratelimit.v1.GrantSpent
-	20, // 18: ratelimit.v1.GrantResponse.ttl:type_name -> google.protobuf.Duration
-	20, // 19: ratelimit.v1.GrantResponse.ask_again_after:type_name -> google.protobuf.Duration
+	24, // 18: ratelimit.v1.GrantResponse.ttl:type_name -> google.protobuf.Duration
+	24, // 19: ratelimit.v1.GrantResponse.ask_again_after:type_name -> google.protobuf.Duration
 	3,  // 20: ratelimit.v1.GrantResponse.per_call:type_name -> ratelimit.v1.GrantResponse.PerCall
 	5,  // 21: ratelimit.v1.GrantResponse.decision:type_name -> ratelimit.v1.CheckLimitResponse
-	4,  // 22: ratelimit.v1.RateLimitService.CheckLimit:input_type -> ratelimit.v1.CheckLimitRequest
-	10, // 23: ratelimit.v1.RateLimitService.BatchCheckLimit:input_type -> ratelimit.v1.BatchCheckLimitRequest
-	14, // 24: ratelimit.v1.RateLimitService.StreamCheckLimit:input_type -> ratelimit.v1.StreamCheckLimitRequest
-	6,  // 25: ratelimit.v1.RateLimitService.SettleLimit:input_type -> ratelimit.v1.SettleLimitRequest
-	8,  // 26: ratelimit.v1.RateLimitService.ExtendHold:input_type -> ratelimit.v1.ExtendHoldRequest
-	16, // 27: ratelimit.v1.RateLimitService.Grant:input_type -> ratelimit.v1.GrantRequest
-	5,  // 28: ratelimit.v1.RateLimitService.CheckLimit:output_type -> ratelimit.v1.CheckLimitResponse
-	11, // 29: ratelimit.v1.RateLimitService.BatchCheckLimit:output_type -> ratelimit.v1.BatchCheckLimitResponse
-	15, // 30: ratelimit.v1.RateLimitService.StreamCheckLimit:output_type -> ratelimit.v1.StreamCheckLimitResponse
-	7,  // 31: ratelimit.v1.RateLimitService.SettleLimit:output_type -> ratelimit.v1.SettleLimitResponse
-	9,  // 32: ratelimit.v1.RateLimitService.ExtendHold:output_type -> ratelimit.v1.ExtendHoldResponse
-	19, // 33: ratelimit.v1.RateLimitService.Grant:output_type -> ratelimit.v1.GrantResponse
-	28, // [28:34] is the sub-list for method output_type
-	22, // [22:28] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	16, // 22: ratelimit.v1.StreamGrantRequest.requests:type_name -> ratelimit.v1.GrantRequest
+	22, // 23: ratelimit.v1.StreamGrantResponse.results:type_name -> ratelimit.v1.GrantResult
+	23, // 24: ratelimit.v1.StreamGrantResponse.withdrawals:type_name -> ratelimit.v1.GrantWithdrawal
+	19, // 25: ratelimit.v1.GrantResult.response:type_name -> ratelimit.v1.GrantResponse
+	13, // 26: ratelimit.v1.GrantResult.error:type_name -> ratelimit.v1.CheckError
+	4,  // 27: ratelimit.v1.RateLimitService.CheckLimit:input_type -> ratelimit.v1.CheckLimitRequest
+	10, // 28: ratelimit.v1.RateLimitService.BatchCheckLimit:input_type -> ratelimit.v1.BatchCheckLimitRequest
+	14, // 29: ratelimit.v1.RateLimitService.StreamCheckLimit:input_type -> ratelimit.v1.StreamCheckLimitRequest
+	6,  // 30: ratelimit.v1.RateLimitService.SettleLimit:input_type -> ratelimit.v1.SettleLimitRequest
+	8,  // 31: ratelimit.v1.RateLimitService.ExtendHold:input_type -> ratelimit.v1.ExtendHoldRequest
+	16, // 32: ratelimit.v1.RateLimitService.Grant:input_type -> ratelimit.v1.GrantRequest
+	20, // 33: ratelimit.v1.RateLimitService.StreamGrant:input_type -> ratelimit.v1.StreamGrantRequest
+	5,  // 34: ratelimit.v1.RateLimitService.CheckLimit:output_type -> ratelimit.v1.CheckLimitResponse
+	11, // 35: ratelimit.v1.RateLimitService.BatchCheckLimit:output_type -> ratelimit.v1.BatchCheckLimitResponse
+	15, // 36: ratelimit.v1.RateLimitService.StreamCheckLimit:output_type -> ratelimit.v1.StreamCheckLimitResponse
+	7,  // 37: ratelimit.v1.RateLimitService.SettleLimit:output_type -> ratelimit.v1.SettleLimitResponse
+	9,  // 38: ratelimit.v1.RateLimitService.ExtendHold:output_type -> ratelimit.v1.ExtendHoldResponse
+	19, // 39: ratelimit.v1.RateLimitService.Grant:output_type -> ratelimit.v1.GrantResponse
+	21, // 40: ratelimit.v1.RateLimitService.StreamGrant:output_type -> ratelimit.v1.StreamGrantResponse
+	34, // [34:41] is the sub-list for method output_type
+	27, // [27:34] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_rate_limit_service_proto_init() }
@@ -1793,13 +2056,17 @@ func file_ratelimit_v1_rate_limit_service_proto_init() {
 		(*GrantRequest_KeyId)(nil),
 	}
 	file_ratelimit_v1_rate_limit_service_proto_msgTypes[15].OneofWrappers = []any{}
+	file_ratelimit_v1_rate_limit_service_proto_msgTypes[18].OneofWrappers = []any{
+		(*GrantResult_Response)(nil),
+		(*GrantResult_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_rate_limit_service_proto_rawDesc), len(file_ratelimit_v1_rate_limit_service_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	RateLimitService_SettleLimit_FullMethodName      = "/ratelimit.v1.RateLimitService/SettleLimit"
 	RateLimitService_ExtendHold_FullMethodName       = "/ratelimit.v1.RateLimitService/ExtendHold"
 	RateLimitService_Grant_FullMethodName            = "/ratelimit.v1.RateLimitService/Grant"
+	RateLimitService_StreamGrant_FullMethodName      = "/ratelimit.v1.RateLimitService/StreamGrant"
 )
 
 // RateLimitServiceClient is the client API for RateLimitService service.
@@ -59,6 +60,12 @@ type RateLimitServiceClient interface {
 	// `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
 	// then nothing was done; send the same request again.
 	Grant(ctx context.Context, in *GrantRequest, opts ...grpc.CallOption) (*GrantResponse, error)
+	// Grants units as Grant does, for many keys at a time, and withdraws them: when a key is revoked, suspended or changed, when its
+	// plan or an override changes, and when the switch that turns limits off is used, the stream has a message that names the
+	// key, within a second as a rule. Responses are in the order of the requests; a request that fails has an error of its own, and the stream
+	// continues. A stream watches the keys that it has granted units of, 10,000 at a time, for as long as their grants last. It ends with
+	// UNAUTHENTICATED when its token is revoked, and with UNAVAILABLE when the server drains.
+	StreamGrant(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamGrantRequest, StreamGrantResponse], error)
 }
 
 type rateLimitServiceClient struct {
@@ -132,6 +139,19 @@ func (c *rateLimitServiceClient) Grant(ctx context.Context, in *GrantRequest, op
 	return out, nil
 }
 
+func (c *rateLimitServiceClient) StreamGrant(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamGrantRequest, StreamGrantResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RateLimitService_ServiceDesc.Streams[1], RateLimitService_StreamGrant_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamGrantRequest, StreamGrantResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RateLimitService_StreamGrantClient = grpc.BidiStreamingClient[StreamGrantRequest, StreamGrantResponse]
+
 // RateLimitServiceServer is the server API for RateLimitService service.
 // All implementations must embed UnimplementedRateLimitServiceServer
 // for forward compatibility.
@@ -162,6 +182,12 @@ type RateLimitServiceServer interface {
 	// `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
 	// then nothing was done; send the same request again.
 	Grant(context.Context, *GrantRequest) (*GrantResponse, error)
+	// Grants units as Grant does, for many keys at a time, and withdraws them: when a key is revoked, suspended or changed, when its
+	// plan or an override changes, and when the switch that turns limits off is used, the stream has a message that names the
+	// key, within a second as a rule. Responses are in the order of the requests; a request that fails has an error of its own, and the stream
+	// continues. A stream watches the keys that it has granted units of, 10,000 at a time, for as long as their grants last. It ends with
+	// UNAUTHENTICATED when its token is revoked, and with UNAVAILABLE when the server drains.
+	StreamGrant(grpc.BidiStreamingServer[StreamGrantRequest, StreamGrantResponse]) error
 	mustEmbedUnimplementedRateLimitServiceServer()
 }
 
@@ -189,6 +215,9 @@ func (UnimplementedRateLimitServiceServer) ExtendHold(context.Context, *ExtendHo
 }
 func (UnimplementedRateLimitServiceServer) Grant(context.Context, *GrantRequest) (*GrantResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Grant not implemented")
+}
+func (UnimplementedRateLimitServiceServer) StreamGrant(grpc.BidiStreamingServer[StreamGrantRequest, StreamGrantResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamGrant not implemented")
 }
 func (UnimplementedRateLimitServiceServer) mustEmbedUnimplementedRateLimitServiceServer() {}
 func (UnimplementedRateLimitServiceServer) testEmbeddedByValue()                          {}
@@ -308,6 +337,13 @@ func _RateLimitService_Grant_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RateLimitService_StreamGrant_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(RateLimitServiceServer).StreamGrant(&grpc.GenericServerStream[StreamGrantRequest, StreamGrantResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RateLimitService_StreamGrantServer = grpc.BidiStreamingServer[StreamGrantRequest, StreamGrantResponse]
+
 // RateLimitService_ServiceDesc is the grpc.ServiceDesc for RateLimitService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -340,6 +376,12 @@ var RateLimitService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "StreamCheckLimit",
 			Handler:       _RateLimitService_StreamCheckLimit_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "StreamGrant",
+			Handler:       _RateLimitService_StreamGrant_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

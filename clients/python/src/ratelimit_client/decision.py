@@ -50,6 +50,7 @@ class Source(_OpenEnum):
     POLICY = 2
     DEGRADED = 3
     UNENFORCED = 4
+    GRANT = 5
 
 
 class Origin(Enum):
@@ -61,6 +62,8 @@ class Origin(Enum):
     """The client had cached a denial of the service; nothing was sent."""
     FALLBACK = "FALLBACK"
     """The service failed; the client decided by its option `fail_open`."""
+    GRANT = "GRANT"
+    """The client allowed the call by a unit that the service had granted to it; nothing was sent for it."""
 
 
 class LimitResult(NamedTuple):

@@ -76,7 +76,9 @@ class Plan(_message.Message):
     """Changes with every version. Send it back with an update to be refused if the plan was modified concurrently."""
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Limit]:
-        """1 to 16 limits with different names."""
+        """1 to 16 limits with different names. Without any, the plan is one whose row in Postgres cannot be read: its other
+        fields may not be what they were, and what was valid last stays in force where it is known.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -199,6 +199,8 @@ class CheckLimitResponse(_message.Message):
         """This server alone: the bucket store was unavailable or full, or what is needed was not read in time."""
         UNENFORCED: CheckLimitResponse._Source.ValueType  # 4
         """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
+        GRANT: CheckLimitResponse._Source.ValueType  # 5
+        """Units that a client holds, see Grant: it has decided the call by itself. Never sent."""
 
     class Source(_Source, metaclass=_SourceEnumTypeWrapper):
         """What the decision is based on."""
@@ -213,6 +215,8 @@ class CheckLimitResponse(_message.Message):
     """This server alone: the bucket store was unavailable or full, or what is needed was not read in time."""
     UNENFORCED: CheckLimitResponse.Source.ValueType  # 4
     """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
+    GRANT: CheckLimitResponse.Source.ValueType  # 5
+    """Units that a client holds, see Grant: it has decided the call by itself. Never sent."""
 
     ALLOWED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
@@ -821,3 +825,113 @@ class GrantResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__resource_prefix) -> _WhichOneofReturnType__resource_prefix | None: ...
 
 Global___GrantResponse: _TypeAlias = GrantResponse  # noqa: Y015
+
+@_typing.final
+class StreamGrantRequest(_message.Message):
+    """Requests on the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantRequest]:
+        """1 to 64 requests, at most one of each key. What they ask for is granted together, and takes one round trip to the buckets."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___GrantRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamGrantRequest: _TypeAlias = StreamGrantRequest  # noqa: Y015
+
+@_typing.final
+class StreamGrantResponse(_message.Message):
+    """Responses on the stream, or keys whose grants are withdrawn, or both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    WITHDRAWALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantResult]:
+        """One result for each request of a message, in the same order. Empty in a message that only withdraws."""
+
+    @_builtins.property
+    def withdrawals(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantWithdrawal]:
+        """Keys of which nothing more may be spent. It is about all that was granted to them by earlier messages of this stream, and by `results` of
+        this one. Units that are left are returned with the next request; the next call asks anew.
+        """
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___GrantResult] | None = ...,
+        withdrawals: _abc.Iterable[Global___GrantWithdrawal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "withdrawals", b"withdrawals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamGrantResponse: _TypeAlias = StreamGrantResponse  # noqa: Y015
+
+@_typing.final
+class GrantResult(_message.Message):
+    """The result of one request of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___GrantResponse:
+        """What was granted."""
+
+    @_builtins.property
+    def error(self) -> Global___CheckError:
+        """Why there is no response. Nothing was granted or returned."""
+
+    def __init__(
+        self,
+        *,
+        response: Global___GrantResponse | None = ...,
+        error: Global___CheckError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___GrantResult: _TypeAlias = GrantResult  # noqa: Y015
+
+@_typing.final
+class GrantWithdrawal(_message.Message):
+    """A key of which nothing more may be spent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key's public id, as `key_id` of a decision has it."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantWithdrawal: _TypeAlias = GrantWithdrawal  # noqa: Y015

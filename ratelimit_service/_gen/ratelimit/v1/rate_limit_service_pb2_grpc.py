@@ -66,6 +66,11 @@ class RateLimitServiceStub:
                 request_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantRequest.SerializeToString,
                 response_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantResponse.FromString,
                 _registered_method=True)
+        self.StreamGrant = channel.stream_stream(
+                '/ratelimit.v1.RateLimitService/StreamGrant',
+                request_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamGrantRequest.SerializeToString,
+                response_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamGrantResponse.FromString,
+                _registered_method=True)
 
 
 class RateLimitServiceServicer:
@@ -126,6 +131,17 @@ class RateLimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamGrant(self, request_iterator, context):
+        """Grants units as Grant does, for many keys at a time, and withdraws them: when a key is revoked, suspended or changed, when its
+        plan or an override changes, and when the switch that turns limits off is used, the stream has a message that names the
+        key, within a second as a rule. Responses are in the order of the requests; a request that fails has an error of its own, and the stream
+        continues. A stream watches the keys that it has granted units of, 10,000 at a time, for as long as their grants last. It ends with
+        UNAUTHENTICATED when its token is revoked, and with UNAVAILABLE when the server drains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RateLimitServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -158,6 +174,11 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.Grant,
                     request_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantRequest.FromString,
                     response_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantResponse.SerializeToString,
+            ),
+            'StreamGrant': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamGrant,
+                    request_deserializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamGrantRequest.FromString,
+                    response_serializer=ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamGrantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -324,6 +345,33 @@ class RateLimitService:
             '/ratelimit.v1.RateLimitService/Grant',
             ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantRequest.SerializeToString,
             ratelimit_dot_v1_dot_rate__limit__service__pb2.GrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamGrant(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/ratelimit.v1.RateLimitService/StreamGrant',
+            ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamGrantRequest.SerializeToString,
+            ratelimit_dot_v1_dot_rate__limit__service__pb2.StreamGrantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,13 @@ class RateLimitServiceStub:
     `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
     then nothing was done; send the same request again.
     """
+    StreamGrant: _grpc.StreamStreamMultiCallable[_rate_limit_service_pb2.StreamGrantRequest, _rate_limit_service_pb2.StreamGrantResponse]
+    """Grants units as Grant does, for many keys at a time, and withdraws them: when a key is revoked, suspended or changed, when its
+    plan or an override changes, and when the switch that turns limits off is used, the stream has a message that names the
+    key, within a second as a rule. Responses are in the order of the requests; a request that fails has an error of its own, and the stream
+    continues. A stream watches the keys that it has granted units of, 10,000 at a time, for as long as their grants last. It ends with
+    UNAUTHENTICATED when its token is revoked, and with UNAVAILABLE when the server drains.
+    """
 
 @_typing.type_check_only
 class RateLimitServiceAsyncStub(RateLimitServiceStub):
@@ -98,6 +105,13 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     more in all than they have admitted. Needs a token of role gateway. Idempotent: the same request again, by the same
     `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
     then nothing was done; send the same request again.
+    """
+    StreamGrant: _aio.StreamStreamMultiCallable[_rate_limit_service_pb2.StreamGrantRequest, _rate_limit_service_pb2.StreamGrantResponse]  # type: ignore[assignment]
+    """Grants units as Grant does, for many keys at a time, and withdraws them: when a key is revoked, suspended or changed, when its
+    plan or an override changes, and when the switch that turns limits off is used, the stream has a message that names the
+    key, within a second as a rule. Responses are in the order of the requests; a request that fails has an error of its own, and the stream
+    continues. A stream watches the keys that it has granted units of, 10,000 at a time, for as long as their grants last. It ends with
+    UNAUTHENTICATED when its token is revoked, and with UNAVAILABLE when the server drains.
     """
 
 class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -167,6 +181,19 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         more in all than they have admitted. Needs a token of role gateway. Idempotent: the same request again, by the same
         `grant_id`, gets the same units, and counts nothing twice. UNAVAILABLE when the key or the token was not looked up in time:
         then nothing was done; send the same request again.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamGrant(
+        self,
+        request_iterator: _MaybeAsyncIterator[_rate_limit_service_pb2.StreamGrantRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_rate_limit_service_pb2.StreamGrantResponse], _abc.AsyncIterator[_rate_limit_service_pb2.StreamGrantResponse]]:
+        """Grants units as Grant does, for many keys at a time, and withdraws them: when a key is revoked, suspended or changed, when its
+        plan or an override changes, and when the switch that turns limits off is used, the stream has a message that names the
+        key, within a second as a rule. Responses are in the order of the requests; a request that fails has an error of its own, and the stream
+        continues. A stream watches the keys that it has granted units of, 10,000 at a time, for as long as their grants last. It ends with
+        UNAUTHENTICATED when its token is revoked, and with UNAVAILABLE when the server drains.
         """
 
 def add_RateLimitServiceServicer_to_server(servicer: RateLimitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -50,7 +50,9 @@ local AFTERWARDS, RESERVES, SETTLES, EXTENDS, GRANTS = 2, 4, 8, 16, 32
 local HELD_MS = 10000 -- how long a reservation is kept after its hold has ended
 local MAX_HOLD = 86400000000 -- from when a reservation was made until its last hold ends
 local FEW = 4 -- new buckets of a family for each partition and minute, while room is scarce
-local SHORT_MS = 2000 -- how long the results of requests are kept on a server that is full
+local SHORT_MS = 2000 -- how long the results of requests are kept while room is scarce
+local SHORT = ROOM_LEFT > 0 and SHORT_MS < tonumber(ARGV[2]) -- whether they are kept for so long only
+local RESULT_MS = SHORT and SHORT_MS or tonumber(ARGV[2])
 local USAGE_SHARE = 0.125 -- of the bytes that counts may take, on a server that is full
 
 local batch = cmsgpack.unpack(ARGV[1])
@@ -69,6 +71,7 @@ local reserves, settles, extends = false, false, false -- what the charge does t
 -- When that was made; when its hold ends; the second with which its slots come back, and did before. A byte for each bucket of the
 -- charge from which it took nothing, and for each that it was not made with: its position from 0.
 local made_at, ends, second, second_before, untaken, foreign
+local used_after -- of a grant that is returned, by the number of a bucket what was used after it; see grants.lua
 local clamped -- by the number of a bucket the tokens that it did not record; nil while there are none
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
 local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
@@ -95,20 +98,30 @@ local function has_room(k, family)
   return true
 end
 
+-- Counts micro-tokens that are refunded to the bucket K. Begins anew before the number is inexact: smaller ones say nothing.
+local function count_refund(k, amount)
+  if refunds[k] then refunds[k] = refunds[k] < 2^52 and refunds[k] + amount or 1 end
+end
+
 -- Returns to the bucket K of this kind as much of AMOUNT micro-tokens, which came to nothing of those RESERVED, as has not
--- drained until WHEN, rounded down; to a quota nothing once another window has begun, at OPENING.
+-- drained until WHEN, rounded down; to a quota nothing once another window has begun, at OPENING. Of a grant AFTER has what was used
+-- then, and what had been refunded: what was used before it has drained first, unless that was refunded since.
 --
 -- What is kept is lowered as of the last charge: less of the reservation had drained then than now, so that it includes what
 -- is returned. A limit that decides by a level of its own (levels.lua) lowers that alone, since what is used in all may have
 -- drained faster.
-local function return_to(k, kind, amount, reserved, when, most, num, den, opening)
+local function return_to(k, kind, amount, reserved, when, most, num, den, opening, after)
   if kind ~= 1 then
     if made_at < opening then return end
   else
     local elapsed = math.max(when - made_at, 0)
     local periods = floor(elapsed / den)
     local drained = periods * num + math.ceil((elapsed - periods * den) * num / den)
-    amount = math.min(amount, reserved - drained)
+    local undrained = reserved - drained
+    if after and refunds[k] and refunds[k] >= after[2] then
+      undrained = math.max(undrained, after[1] - drained - (refunds[k] - after[2]))
+    end
+    amount = math.min(amount, undrained)
     if amount <= 0 then return end
     local all = wide and wide[k]
     for i = 4, all and #all or 0 do
@@ -118,11 +131,13 @@ local function return_to(k, kind, amount, reserved, when, most, num, den, openin
         all = {unpack(all)}
         all[i] = {level[1], level[2], level[3], left, left > 0 and level[5] or 0}
         wide[k], dirty[k], keep[k] = all, true, math.max(keep[k], now)
+        count_refund(k, amount)
         return
       end
     end
     if used[k] > most then return end
   end
+  count_refund(k, amount)
   used[k], dirty[k], keep[k] = math.max(used[k] - amount, 0), true, math.max(keep[k], now)
   if used[k] == 0 then part[k] = 0 end
 end
@@ -255,7 +270,7 @@ local function evaluate(p, o, count, undo)
       local when = a > now and a or now
       if settles and tokens < 0 and undo ~= false then
         if kind ~= 1 then opening = window(kind, when) end
-        return_to(k, kind, -tokens * TOKEN, reserved * TOKEN, when, most, num, den, opening)
+        return_to(k, kind, -tokens * TOKEN, reserved * TOKEN, when, most, num, den, opening, used_after and used_after[i])
         u = used[k]
         tokens, cost, taken = 0, 0, 0
       end
@@ -312,6 +327,7 @@ local function evaluate(p, o, count, undo)
             undo[n + 5], undo[n + 6], undo[n + 7] = part[k], per[k], dirty[k] or false
             undo[n + 8] = wide and wide[k] or false
           end
+          if cost < 0 then count_refund(k, -cost) end
           u = u + cost
           if u <= 0 then
             u, done = 0, 0
@@ -433,7 +449,7 @@ while p <= size do
       record, hold = batch[p], batch[p + 1]
       p = p + 2
       if flags >= GRANTS then
-        grants = grants or make_grants(now, batch, out, more, TOKEN, window)
+        grants = grants or make_grants(now, batch, out, more, refunds, TOKEN, window)
         local found, returned = grants.read(records[record] or stored[record])
         flags, gone, untaken, foreign = flags - GRANTS, true, '', ''
         if flags == SETTLES then -- it is returned
@@ -441,10 +457,10 @@ while p <= size do
           for i = o, o + 1 + count do out[i] = 0 end
           if found then
             out[o], out[o + 1] = 1, math.min(hold, found.units)
-            grants.settle(p, o + 2, count, marks_of(p, count), found, out[o + 1])
+            used_after = grants.settle(p, o + 2, count, marks_of(p, count), found, out[o + 1])
             made_at, settles = found.made, true
             evaluate(p, o + 2 + count, count, nil)
-            settles = false
+            settles, used_after = false, nil
             for i = p, p + 8 * count - 8, 8 do batch[i + 1], batch[i + 7] = 0, 0 end -- from here on a peek
           elseif returned then
             out[o] = 2
@@ -452,7 +468,7 @@ while p <= size do
           if not returned then
             decided = decided + grants.add(-series, p + stride * count)
             records[record] = 's'
-            lasts[record] = ROOM_LEFT == 3 and math.min(tonumber(ARGV[2]), SHORT_MS) or tonumber(ARGV[2])
+            lasts[record] = RESULT_MS
           end
           o = o + 2 + count
         else
@@ -577,7 +593,7 @@ while p <= size do
     if reserves and fits then
       if grant then
         local key, units, over, call = unpack(grant)
-        records[key] = grants.pack(p, count, marks_of(p, count), untaken, units, over, call)
+        records[key] = grants.pack(p, o + 1, count, marks_of(p, count), untaken, units, over, call)
         lasts[key] = math.ceil((over - now) / 1000) + GRANT_MS
       else
         changed, holds = true, ends
@@ -590,7 +606,7 @@ while p <= size do
       changed = true
       records[record] = 's' .. cmsgpack.pack({unpack(out, o, last)})
       if state == 'n' then records[record] = records[record] .. cmsgpack.pack(marks_of(p, count)) end
-      lasts[record] = ROOM_LEFT == 3 and math.min(tonumber(ARGV[2]), SHORT_MS) or tonumber(ARGV[2])
+      lasts[record] = RESULT_MS
     end
   elseif #previous == last - o + 1 and (not marks or marks == marks_of(p, count)) then
     for i = o, last do out[i] = previous[i - o + 1] end
@@ -619,9 +635,8 @@ for k = 1, #KEYS do
       redis.call('HINCRBY', minute_of(k), families[k], 1)
       redis.call('EXPIRE', minute_of(k), 60, 'LT') -- if it has none yet, or one from before the clock stepped back
     end
-  elseif results[k] and ROOM_LEFT == 3 then
-    local short = math.min(tonumber(ARGV[2]), SHORT_MS)
-    redis.call('SET', KEYS[k], results[k] .. cmsgpack.pack(short), 'PX', short) -- refund.lua reads it
+  elseif results[k] and SHORT then
+    redis.call('SET', KEYS[k], results[k] .. cmsgpack.pack(SHORT_MS), 'PX', SHORT_MS) -- refund.lua reads it
   elseif results[k] then
     redis.call('SET', KEYS[k], results[k], 'PX', ARGV[2])
   end

@@ -42,6 +42,11 @@ for k = 2, #KEYS do
     end
     local used = math.max(0, struct.unpack('<d', state, at) - refund)
     state = string.sub(state, 1, at - 1) .. struct.pack('<d', used) .. string.sub(state, at + 8)
+    -- What was refunded so far (state.lua), if that is counted.
+    local size = levels > 0 and 80 + 40 * levels or 48
+    if #state == size then
+      state = string.sub(state, 1, size - 8) .. struct.pack('<d', struct.unpack('<d', state, size - 7) + refund)
+    end
     redis.call('SET', KEYS[k], state, 'KEEPTTL')
   end
 end

@@ -24,8 +24,14 @@ local DOUBLES = setmetatable({}, {__index = function(t, n)
   return t[n]
 end})
 
+-- The whole number in FIELD, 0 if there is none. Another text, which somebody else has written, is removed: nothing could be
+-- counted or flushed beside it.
 local function number_of(key, field)
-  return tonumber(redis.call('HGET', key, field) or 0) or 0
+  local text = redis.call('HGET', key, field)
+  if not text then return 0 end
+  if #text <= 17 and string.find(text, '^%-?%d+$') then return tonumber(text) end
+  redis.call('HDEL', key, field)
+  return 0
 end
 
 -- The open segment's meta, as a table, for COUNT calls. Freezes the segment that is over, and begins one if `begin`.

@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ratelimit/v1/rate_limit_service.proto.
  */
 export const file_ratelimit_v1_rate_limit_service: GenFile = /*@__PURE__*/
-  fileDesc("CiVyYXRlbGltaXQvdjEvcmF0ZV9saW1pdF9zZXJ2aWNlLnByb3RvEgxyYXRlbGltaXQudjEixAIKEUNoZWNrTGltaXRSZXF1ZXN0EhoKB2FwaV9rZXkYASABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAiABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAMgASgJEhEKBGNvc3QYBCABKARIAYgBARIeCgpyZXF1ZXN0X2lkGAUgASgJUgpyZXF1ZXN0X2lkEjYKBmNoYXJnZRgGIAEoDjImLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdC5DaGFyZ2USJwoEaG9sZBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiI8CgZDaGFyZ2USFgoSQ0hBUkdFX1VOU1BFQ0lGSUVEEAASDgoKSUZfQUxMT1dFRBABEgoKBkFMV0FZUxACQgwKCmNyZWRlbnRpYWxCBwoFX2Nvc3QiqAUKEkNoZWNrTGltaXRSZXNwb25zZRIPCgdhbGxvd2VkGAEgASgIEjcKBnJlYXNvbhgCIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuUmVhc29uEjcKBnNvdXJjZRgDIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuU291cmNlEhYKBmtleV9pZBgEIAEoCVIGa2V5X2lkEg8KB3N1YmplY3QYBSABKAkSDAoEcGxhbhgGIAEoCRINCgVsaW1pdBgHIAEoCRIRCglyZW1haW5pbmcYCCABKAMSOwoLcmV0cnlfYWZ0ZXIYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SC3JldHJ5X2FmdGVyEikKBmxpbWl0cxgKIAMoCzIZLnJhdGVsaW1pdC52MS5MaW1pdFJlc3VsdBImCg5yZXNlcnZhdGlvbl9pZBgLIAEoCVIOcmVzZXJ2YXRpb25faWQizgEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIQCgxXSVRISU5fTElNSVQQARIOCgpPVkVSX0xJTUlUEAISGQoVQ09TVF9FWENFRURTX0NBUEFDSVRZEAMSDwoLS0VZX1VOS05PV04QBBIPCgtLRVlfUkVWT0tFRBAFEhEKDUtFWV9TVVNQRU5ERUQQBhIPCgtLRVlfRVhQSVJFRBAHEhQKEERFR1JBREVEX0FMTE9XRUQQCBITCg9ERUdSQURFRF9ERU5JRUQQCSJVCgZTb3VyY2USFgoSU09VUkNFX1VOU1BFQ0lGSUVEEAASCQoFU1RPUkUQARIKCgZQT0xJQ1kQAhIMCghERUdSQURFRBADEg4KClVORU5GT1JDRUQQBCJzChJTZXR0bGVMaW1pdFJlcXVlc3QSJgoOcmVzZXJ2YXRpb25faWQYASABKAlSDnJlc2VydmF0aW9uX2lkEiUKC2FjdHVhbF9jb3N0GAIgASgESABSC2FjdHVhbF9jb3N0iAEBQg4KDF9hY3R1YWxfY29zdCJiChNTZXR0bGVMaW1pdFJlc3BvbnNlEg8KB2FsbG93ZWQYASABKAgSDwoHY2xhbXBlZBgCIAEoBBIpCgZsaW1pdHMYAyADKAsyGS5yYXRlbGltaXQudjEuTGltaXRSZXN1bHQiZAoRRXh0ZW5kSG9sZFJlcXVlc3QSJgoOcmVzZXJ2YXRpb25faWQYASABKAlSDnJlc2VydmF0aW9uX2lkEicKBGhvbGQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iPQoSRXh0ZW5kSG9sZFJlc3BvbnNlEicKBGhvbGQYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSQoWQmF0Y2hDaGVja0xpbWl0UmVxdWVzdBIvCgZjaGVja3MYASADKAsyHy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlcXVlc3QiRQoXQmF0Y2hDaGVja0xpbWl0UmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLnJhdGVsaW1pdC52MS5DaGVja1Jlc3VsdCJ4CgtDaGVja1Jlc3VsdBI0CghkZWNpc2lvbhgBIAEoCzIgLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2VIABIpCgVlcnJvchgCIAEoCzIYLnJhdGVsaW1pdC52MS5DaGVja0Vycm9ySABCCAoGcmVzdWx0ImUKCkNoZWNrRXJyb3ISDAoEY29kZRgBIAEoBRIpCgZyZWFzb24YAiABKA4yGS5yYXRlbGltaXQudjEuRXJyb3JSZWFzb24SDwoHbWVzc2FnZRgDIAEoCRINCgVmaWVsZBgEIAEoCSJJChdTdHJlYW1DaGVja0xpbWl0UmVxdWVzdBIuCgVjaGVjaxgBIAEoCzIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdCJFChhTdHJlYW1DaGVja0xpbWl0UmVzcG9uc2USKQoGcmVzdWx0GAEgASgLMhkucmF0ZWxpbWl0LnYxLkNoZWNrUmVzdWx0ItcBCgxHcmFudFJlcXVlc3QSGgoIZ3JhbnRfaWQYASABKAlSCGdyYW50X2lkEhoKB2FwaV9rZXkYAiABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAyABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAQgASgJEhEKBGNvc3QYBSABKARIAYgBARINCgV3YW50cxgGIAEoDRIqCgdyZXR1cm5zGAcgAygLMhkucmF0ZWxpbWl0LnYxLkdyYW50UmV0dXJuQgwKCmNyZWRlbnRpYWxCBwoFX2Nvc3QiYgoLR3JhbnRSZXR1cm4SGgoIZ3JhbnRfaWQYASABKAlSCGdyYW50X2lkEg4KBnVudXNlZBgCIAEoBBInCgVzcGVudBgDIAMoCzIYLnJhdGVsaW1pdC52MS5HcmFudFNwZW50IlwKCkdyYW50U3BlbnQSEAoIcmVzb3VyY2UYASABKAkSDwoHYWxsb3dlZBgCIAEoBBIOCgZkZW5pZWQYAyABKAQSDAoEY29zdBgEIAEoBBINCgVsaW1pdBgFIAEoCSKyBAoNR3JhbnRSZXNwb25zZRIaCghncmFudF9pZBgBIAEoCVIIZ3JhbnRfaWQSDwoHZ3JhbnRlZBgCIAEoDRImCgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SQwoPYXNrX2FnYWluX2FmdGVyGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uUg9hc2tfYWdhaW5fYWZ0ZXISPwoIcGVyX2NhbGwYBSABKA4yIy5yYXRlbGltaXQudjEuR3JhbnRSZXNwb25zZS5QZXJDYWxsUghwZXJfY2FsbBIyCghkZWNpc2lvbhgGIAEoCzIgLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2USLQoPcmVzb3VyY2VfcHJlZml4GAcgASgJSABSD3Jlc291cmNlX3ByZWZpeIgBARIiCgxyZXR1cm5zX21hZGUYCCABKAhSDHJldHVybnNfbWFkZSKqAQoHUGVyQ2FsbBIYChRQRVJfQ0FMTF9VTlNQRUNJRklFRBAAEg0KCU9WRVJEUkFGVBABEhEKDUNBTExTX0FUX09OQ0UQAhIUChBSRUZJTExTX1RPT19GQVNUEAMSEQoNRU5EU19UT09fU09PThAEEg4KClVORU5GT1JDRUQQBRIVChFTVE9SRV9VTkFWQUlMQUJMRRAGEhMKD1RPT19NQU5ZX0dSQU5UUxAHQhIKEF9yZXNvdXJjZV9wcmVmaXgykQQKEFJhdGVMaW1pdFNlcnZpY2USTwoKQ2hlY2tMaW1pdBIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdBogLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2USXgoPQmF0Y2hDaGVja0xpbWl0EiQucmF0ZWxpbWl0LnYxLkJhdGNoQ2hlY2tMaW1pdFJlcXVlc3QaJS5yYXRlbGltaXQudjEuQmF0Y2hDaGVja0xpbWl0UmVzcG9uc2USZQoQU3RyZWFtQ2hlY2tMaW1pdBIlLnJhdGVsaW1pdC52MS5TdHJlYW1DaGVja0xpbWl0UmVxdWVzdBomLnJhdGVsaW1pdC52MS5TdHJlYW1DaGVja0xpbWl0UmVzcG9uc2UoATABElIKC1NldHRsZUxpbWl0EiAucmF0ZWxpbWl0LnYxLlNldHRsZUxpbWl0UmVxdWVzdBohLnJhdGVsaW1pdC52MS5TZXR0bGVMaW1pdFJlc3BvbnNlEk8KCkV4dGVuZEhvbGQSHy5yYXRlbGltaXQudjEuRXh0ZW5kSG9sZFJlcXVlc3QaIC5yYXRlbGltaXQudjEuRXh0ZW5kSG9sZFJlc3BvbnNlEkAKBUdyYW50EhoucmF0ZWxpbWl0LnYxLkdyYW50UmVxdWVzdBobLnJhdGVsaW1pdC52MS5HcmFudFJlc3BvbnNlQkJaQGdpdGh1Yi5jb20vcmF0ZWxpbWl0LXNlcnZpY2UvY2xpZW50cy9nby9yYXRlbGltaXQvdjE7cmF0ZWxpbWl0djFiBnByb3RvMw", [file_google_protobuf_duration, file_ratelimit_v1_errors, file_ratelimit_v1_limit]);
+  fileDesc("CiVyYXRlbGltaXQvdjEvcmF0ZV9saW1pdF9zZXJ2aWNlLnByb3RvEgxyYXRlbGltaXQudjEixAIKEUNoZWNrTGltaXRSZXF1ZXN0EhoKB2FwaV9rZXkYASABKAlIAFIHYXBpX2tleRIYCgZrZXlfaWQYAiABKAlIAFIGa2V5X2lkEhAKCHJlc291cmNlGAMgASgJEhEKBGNvc3QYBCABKARIAYgBARIeCgpyZXF1ZXN0X2lkGAUgASgJUgpyZXF1ZXN0X2lkEjYKBmNoYXJnZRgGIAEoDjImLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdC5DaGFyZ2USJwoEaG9sZBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiI8CgZDaGFyZ2USFgoSQ0hBUkdFX1VOU1BFQ0lGSUVEEAASDgoKSUZfQUxMT1dFRBABEgoKBkFMV0FZUxACQgwKCmNyZWRlbnRpYWxCBwoFX2Nvc3QiswUKEkNoZWNrTGltaXRSZXNwb25zZRIPCgdhbGxvd2VkGAEgASgIEjcKBnJlYXNvbhgCIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuUmVhc29uEjcKBnNvdXJjZRgDIAEoDjInLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVzcG9uc2UuU291cmNlEhYKBmtleV9pZBgEIAEoCVIGa2V5X2lkEg8KB3N1YmplY3QYBSABKAkSDAoEcGxhbhgGIAEoCRINCgVsaW1pdBgHIAEoCRIRCglyZW1haW5pbmcYCCABKAMSOwoLcmV0cnlfYWZ0ZXIYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SC3JldHJ5X2FmdGVyEikKBmxpbWl0cxgKIAMoCzIZLnJhdGVsaW1pdC52MS5MaW1pdFJlc3VsdBImCg5yZXNlcnZhdGlvbl9pZBgLIAEoCVIOcmVzZXJ2YXRpb25faWQizgEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIQCgxXSVRISU5fTElNSVQQARIOCgpPVkVSX0xJTUlUEAISGQoVQ09TVF9FWENFRURTX0NBUEFDSVRZEAMSDwoLS0VZX1VOS05PV04QBBIPCgtLRVlfUkVWT0tFRBAFEhEKDUtFWV9TVVNQRU5ERUQQBhIPCgtLRVlfRVhQSVJFRBAHEhQKEERFR1JBREVEX0FMTE9XRUQQCBITCg9ERUdSQURFRF9ERU5JRUQQCSJgCgZTb3VyY2USFgoSU09VUkNFX1VOU1BFQ0lGSUVEEAASCQoFU1RPUkUQARIKCgZQT0xJQ1kQAhIMCghERUdSQURFRBADEg4KClVORU5GT1JDRUQQBBIJCgVHUkFOVBAFInMKElNldHRsZUxpbWl0UmVxdWVzdBImCg5yZXNlcnZhdGlvbl9pZBgBIAEoCVIOcmVzZXJ2YXRpb25faWQSJQoLYWN0dWFsX2Nvc3QYAiABKARIAFILYWN0dWFsX2Nvc3SIAQFCDgoMX2FjdHVhbF9jb3N0ImIKE1NldHRsZUxpbWl0UmVzcG9uc2USDwoHYWxsb3dlZBgBIAEoCBIPCgdjbGFtcGVkGAIgASgEEikKBmxpbWl0cxgDIAMoCzIZLnJhdGVsaW1pdC52MS5MaW1pdFJlc3VsdCJkChFFeHRlbmRIb2xkUmVxdWVzdBImCg5yZXNlcnZhdGlvbl9pZBgBIAEoCVIOcmVzZXJ2YXRpb25faWQSJwoEaG9sZBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiI9ChJFeHRlbmRIb2xkUmVzcG9uc2USJwoEaG9sZBgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJJChZCYXRjaENoZWNrTGltaXRSZXF1ZXN0Ei8KBmNoZWNrcxgBIAMoCzIfLnJhdGVsaW1pdC52MS5DaGVja0xpbWl0UmVxdWVzdCJFChdCYXRjaENoZWNrTGltaXRSZXNwb25zZRIqCgdyZXN1bHRzGAEgAygLMhkucmF0ZWxpbWl0LnYxLkNoZWNrUmVzdWx0IngKC0NoZWNrUmVzdWx0EjQKCGRlY2lzaW9uGAEgASgLMiAucmF0ZWxpbWl0LnYxLkNoZWNrTGltaXRSZXNwb25zZUgAEikKBWVycm9yGAIgASgLMhgucmF0ZWxpbWl0LnYxLkNoZWNrRXJyb3JIAEIICgZyZXN1bHQiZQoKQ2hlY2tFcnJvchIMCgRjb2RlGAEgASgFEikKBnJlYXNvbhgCIAEoDjIZLnJhdGVsaW1pdC52MS5FcnJvclJlYXNvbhIPCgdtZXNzYWdlGAMgASgJEg0KBWZpZWxkGAQgASgJIkkKF1N0cmVhbUNoZWNrTGltaXRSZXF1ZXN0Ei4KBWNoZWNrGAEgASgLMh8ucmF0ZWxpbWl0LnYxLkNoZWNrTGltaXRSZXF1ZXN0IkUKGFN0cmVhbUNoZWNrTGltaXRSZXNwb25zZRIpCgZyZXN1bHQYASABKAsyGS5yYXRlbGltaXQudjEuQ2hlY2tSZXN1bHQi1wEKDEdyYW50UmVxdWVzdBIaCghncmFudF9pZBgBIAEoCVIIZ3JhbnRfaWQSGgoHYXBpX2tleRgCIAEoCUgAUgdhcGlfa2V5EhgKBmtleV9pZBgDIAEoCUgAUgZrZXlfaWQSEAoIcmVzb3VyY2UYBCABKAkSEQoEY29zdBgFIAEoBEgBiAEBEg0KBXdhbnRzGAYgASgNEioKB3JldHVybnMYByADKAsyGS5yYXRlbGltaXQudjEuR3JhbnRSZXR1cm5CDAoKY3JlZGVudGlhbEIHCgVfY29zdCJiCgtHcmFudFJldHVybhIaCghncmFudF9pZBgBIAEoCVIIZ3JhbnRfaWQSDgoGdW51c2VkGAIgASgEEicKBXNwZW50GAMgAygLMhgucmF0ZWxpbWl0LnYxLkdyYW50U3BlbnQiXAoKR3JhbnRTcGVudBIQCghyZXNvdXJjZRgBIAEoCRIPCgdhbGxvd2VkGAIgASgEEg4KBmRlbmllZBgDIAEoBBIMCgRjb3N0GAQgASgEEg0KBWxpbWl0GAUgASgJIrIECg1HcmFudFJlc3BvbnNlEhoKCGdyYW50X2lkGAEgASgJUghncmFudF9pZBIPCgdncmFudGVkGAIgASgNEiYKA3R0bBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhJDCg9hc2tfYWdhaW5fYWZ0ZXIYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25SD2Fza19hZ2Fpbl9hZnRlchI/CghwZXJfY2FsbBgFIAEoDjIjLnJhdGVsaW1pdC52MS5HcmFudFJlc3BvbnNlLlBlckNhbGxSCHBlcl9jYWxsEjIKCGRlY2lzaW9uGAYgASgLMiAucmF0ZWxpbWl0LnYxLkNoZWNrTGltaXRSZXNwb25zZRItCg9yZXNvdXJjZV9wcmVmaXgYByABKAlIAFIPcmVzb3VyY2VfcHJlZml4iAEBEiIKDHJldHVybnNfbWFkZRgIIAEoCFIMcmV0dXJuc19tYWRlIqoBCgdQZXJDYWxsEhgKFFBFUl9DQUxMX1VOU1BFQ0lGSUVEEAASDQoJT1ZFUkRSQUZUEAESEQoNQ0FMTFNfQVRfT05DRRACEhQKEFJFRklMTFNfVE9PX0ZBU1QQAxIRCg1FTkRTX1RPT19TT09OEAQSDgoKVU5FTkZPUkNFRBAFEhUKEVNUT1JFX1VOQVZBSUxBQkxFEAYSEwoPVE9PX01BTllfR1JBTlRTEAdCEgoQX3Jlc291cmNlX3ByZWZpeCJCChJTdHJlYW1HcmFudFJlcXVlc3QSLAoIcmVxdWVzdHMYASADKAsyGi5yYXRlbGltaXQudjEuR3JhbnRSZXF1ZXN0InUKE1N0cmVhbUdyYW50UmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLnJhdGVsaW1pdC52MS5HcmFudFJlc3VsdBIyCgt3aXRoZHJhd2FscxgCIAMoCzIdLnJhdGVsaW1pdC52MS5HcmFudFdpdGhkcmF3YWwicwoLR3JhbnRSZXN1bHQSLwoIcmVzcG9uc2UYASABKAsyGy5yYXRlbGltaXQudjEuR3JhbnRSZXNwb25zZUgAEikKBWVycm9yGAIgASgLMhgucmF0ZWxpbWl0LnYxLkNoZWNrRXJyb3JIAEIICgZyZXN1bHQiKQoPR3JhbnRXaXRoZHJhd2FsEhYKBmtleV9pZBgBIAEoCVIGa2V5X2lkMukEChBSYXRlTGltaXRTZXJ2aWNlEk8KCkNoZWNrTGltaXQSHy5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlcXVlc3QaIC5yYXRlbGltaXQudjEuQ2hlY2tMaW1pdFJlc3BvbnNlEl4KD0JhdGNoQ2hlY2tMaW1pdBIkLnJhdGVsaW1pdC52MS5CYXRjaENoZWNrTGltaXRSZXF1ZXN0GiUucmF0ZWxpbWl0LnYxLkJhdGNoQ2hlY2tMaW1pdFJlc3BvbnNlEmUKEFN0cmVhbUNoZWNrTGltaXQSJS5yYXRlbGltaXQudjEuU3RyZWFtQ2hlY2tMaW1pdFJlcXVlc3QaJi5yYXRlbGltaXQudjEuU3RyZWFtQ2hlY2tMaW1pdFJlc3BvbnNlKAEwARJSCgtTZXR0bGVMaW1pdBIgLnJhdGVsaW1pdC52MS5TZXR0bGVMaW1pdFJlcXVlc3QaIS5yYXRlbGltaXQudjEuU2V0dGxlTGltaXRSZXNwb25zZRJPCgpFeHRlbmRIb2xkEh8ucmF0ZWxpbWl0LnYxLkV4dGVuZEhvbGRSZXF1ZXN0GiAucmF0ZWxpbWl0LnYxLkV4dGVuZEhvbGRSZXNwb25zZRJACgVHcmFudBIaLnJhdGVsaW1pdC52MS5HcmFudFJlcXVlc3QaGy5yYXRlbGltaXQudjEuR3JhbnRSZXNwb25zZRJWCgtTdHJlYW1HcmFudBIgLnJhdGVsaW1pdC52MS5TdHJlYW1HcmFudFJlcXVlc3QaIS5yYXRlbGltaXQudjEuU3RyZWFtR3JhbnRSZXNwb25zZSgBMAFCQlpAZ2l0aHViLmNvbS9yYXRlbGltaXQtc2VydmljZS9jbGllbnRzL2dvL3JhdGVsaW1pdC92MTtyYXRlbGltaXR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_ratelimit_v1_errors, file_ratelimit_v1_limit]);
 
 /**
  * One call to decide.
@@ -361,6 +361,13 @@ export enum CheckLimitResponse_Source {
    * @generated from enum value: UNENFORCED = 4;
    */
   UNENFORCED = 4,
+
+  /**
+   * Units that a client holds, see Grant: it has decided the call by itself. Never sent.
+   *
+   * @generated from enum value: GRANT = 5;
+   */
+  GRANT = 5,
 }
 
 /**
@@ -959,6 +966,114 @@ export const GrantResponse_PerCallSchema: GenEnum<GrantResponse_PerCall> = /*@__
   enumDesc(file_ratelimit_v1_rate_limit_service, 15, 0);
 
 /**
+ * Requests on the stream.
+ *
+ * @generated from message ratelimit.v1.StreamGrantRequest
+ */
+export type StreamGrantRequest = Message<"ratelimit.v1.StreamGrantRequest"> & {
+  /**
+   * 1 to 64 requests, at most one of each key. What they ask for is granted together, and takes one round trip to the buckets.
+   *
+   * @generated from field: repeated ratelimit.v1.GrantRequest requests = 1;
+   */
+  requests: GrantRequest[];
+};
+
+/**
+ * Describes the message ratelimit.v1.StreamGrantRequest.
+ * Use `create(StreamGrantRequestSchema)` to create a new message.
+ */
+export const StreamGrantRequestSchema: GenMessage<StreamGrantRequest> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 16);
+
+/**
+ * Responses on the stream, or keys whose grants are withdrawn, or both.
+ *
+ * @generated from message ratelimit.v1.StreamGrantResponse
+ */
+export type StreamGrantResponse = Message<"ratelimit.v1.StreamGrantResponse"> & {
+  /**
+   * One result for each request of a message, in the same order. Empty in a message that only withdraws.
+   *
+   * @generated from field: repeated ratelimit.v1.GrantResult results = 1;
+   */
+  results: GrantResult[];
+
+  /**
+   * Keys of which nothing more may be spent. It is about all that was granted to them by earlier messages of this stream, and by `results` of
+   * this one. Units that are left are returned with the next request; the next call asks anew.
+   *
+   * @generated from field: repeated ratelimit.v1.GrantWithdrawal withdrawals = 2;
+   */
+  withdrawals: GrantWithdrawal[];
+};
+
+/**
+ * Describes the message ratelimit.v1.StreamGrantResponse.
+ * Use `create(StreamGrantResponseSchema)` to create a new message.
+ */
+export const StreamGrantResponseSchema: GenMessage<StreamGrantResponse> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 17);
+
+/**
+ * The result of one request of a stream.
+ *
+ * @generated from message ratelimit.v1.GrantResult
+ */
+export type GrantResult = Message<"ratelimit.v1.GrantResult"> & {
+  /**
+   * Exactly one is set.
+   *
+   * @generated from oneof ratelimit.v1.GrantResult.result
+   */
+  result: {
+    /**
+     * What was granted.
+     *
+     * @generated from field: ratelimit.v1.GrantResponse response = 1;
+     */
+    value: GrantResponse;
+    case: "response";
+  } | {
+    /**
+     * Why there is no response. Nothing was granted or returned.
+     *
+     * @generated from field: ratelimit.v1.CheckError error = 2;
+     */
+    value: CheckError;
+    case: "error";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message ratelimit.v1.GrantResult.
+ * Use `create(GrantResultSchema)` to create a new message.
+ */
+export const GrantResultSchema: GenMessage<GrantResult> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 18);
+
+/**
+ * A key of which nothing more may be spent.
+ *
+ * @generated from message ratelimit.v1.GrantWithdrawal
+ */
+export type GrantWithdrawal = Message<"ratelimit.v1.GrantWithdrawal"> & {
+  /**
+   * The key's public id, as `key_id` of a decision has it.
+   *
+   * @generated from field: string key_id = 1 [json_name = "key_id"];
+   */
+  keyId: string;
+};
+
+/**
+ * Describes the message ratelimit.v1.GrantWithdrawal.
+ * Use `create(GrantWithdrawalSchema)` to create a new message.
+ */
+export const GrantWithdrawalSchema: GenMessage<GrantWithdrawal> = /*@__PURE__*/
+  messageDesc(file_ratelimit_v1_rate_limit_service, 19);
+
+/**
  * Decides, once per request, whether a call is allowed. A denial is data, not an error: the status is OK, `allowed` is
  * false and `reason` is set. Errors are for failures, and carry `google.rpc.ErrorInfo` with a reason of ErrorReason.
  *
@@ -1035,6 +1150,20 @@ export const RateLimitService: GenService<{
     methodKind: "unary";
     input: typeof GrantRequestSchema;
     output: typeof GrantResponseSchema;
+  },
+  /**
+   * Grants units as Grant does, for many keys at a time, and withdraws them: when a key is revoked, suspended or changed, when its
+   * plan or an override changes, and when the switch that turns limits off is used, the stream has a message that names the
+   * key, within a second as a rule. Responses are in the order of the requests; a request that fails has an error of its own, and the stream
+   * continues. A stream watches the keys that it has granted units of, 10,000 at a time, for as long as their grants last. It ends with
+   * UNAUTHENTICATED when its token is revoked, and with UNAVAILABLE when the server drains.
+   *
+   * @generated from rpc ratelimit.v1.RateLimitService.StreamGrant
+   */
+  streamGrant: {
+    methodKind: "bidi_streaming";
+    input: typeof StreamGrantRequestSchema;
+    output: typeof StreamGrantResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_ratelimit_v1_rate_limit_service, 0);

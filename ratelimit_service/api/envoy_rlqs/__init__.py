@@ -1,0 +1,1 @@
+"""`envoy.service.rate_limit_quota.v3.RateLimitQuotaService`, which Envoy's rate limit quota filter calls."""

@@ -1,0 +1,1 @@
+"""What Envoys are assigned of limits, which they then apply by themselves."""
