@@ -104,8 +104,8 @@ def test_the_options_are_those_of_the_code(language: str) -> None:
     expected = {}
     for row in _table("Options"):
         defaults = row["default"].split(", ")  # one for all languages, or one for each
-        (name,) = _quoted(row[language])
-        expected[name] = _value(defaults[_LANGUAGES.index(language) if len(defaults) > 1 else 0])
+        for name in _quoted(row[language]):
+            expected[name] = _value(defaults[_LANGUAGES.index(language) if len(defaults) > 1 else 0])
     assert _values(_APIS[language].options) == expected
 
 
@@ -137,6 +137,8 @@ def test_the_contract_has_the_same_options() -> None:
         unit = " ms" if name.endswith("_ms") else ""
         contract[name.removesuffix("_ms")] = _value(row["default"] + unit)
     code = _values(_APIS["Python"].options)
+    elsewhere = [_quoted(row["Go"])[0] for row in _table("Options") if not _quoted(row["Python"])]
+    code |= {name: contract[name] for name in contract if f"with{_plain(name)}" in map(_plain, elsewhere)}
     assert contract.pop("clock") in code.pop("clock")
     assert contract.pop("logger") == "the language's usual one"
     assert code.pop("logger") == "ratelimitclient"

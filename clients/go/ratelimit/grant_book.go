@@ -65,14 +65,14 @@ type grantBook struct {
 
 	closed atomic.Bool
 	// stopped is whether nothing is sent any more.
-	stopped atomic.Bool
-	keeper  *grantKeeper
-	flights sync.WaitGroup
+	stopped     atomic.Bool
+	keeper      *grantKeeper
+	allInFlight sync.WaitGroup
 }
 
-// sender sends requests, and has landed called with what becomes of each, in another goroutine.
+// sender sends requests, and has completed called with what becomes of each, in another goroutine.
 type sender interface {
-	send(*flight)
+	send(*inFlight)
 	// close ends what is under way, which lands then, too.
 	close()
 }
@@ -89,7 +89,7 @@ func newGrantBook(client *Client) *grantBook {
 		book.now = func() time.Duration { return time.Since(began) }
 	}
 	book.roundTrip.Store(int64(time.Millisecond))
-	book.sender = newGrantSender(client, book.landed, book.withdrawn)
+	book.sender = newGrantSender(client, book.completed, book.withdrawn)
 	book.keeper = newGrantKeeper(book.now, book.check, client.reportGrants)
 	go book.keeper.run()
 	return book
@@ -243,21 +243,21 @@ func (b *grantBook) decided(
 	return Decision{}, false, now < pool.checkedUntil
 }
 
-// landed takes the response to a request, or its error. What comes after that is of no use.
-func (b *grantBook) landed(flight *flight, response *ratelimitv1.GrantResponse, err error) {
-	key := flight.key
+// completed takes the response to a request, or its error. What comes after that is of no use.
+func (b *grantBook) completed(inFlight *inFlight, response *ratelimitv1.GrantResponse, err error) {
+	key := inFlight.key
 	key.mutex.Lock()
 	defer key.mutex.Unlock()
-	if key.flight != flight {
+	if key.inFlight != inFlight {
 		return
 	}
-	defer b.flights.Done()
+	defer b.allInFlight.Done()
 	now := b.now()
-	key.flight = nil
+	key.inFlight = nil
 	if err == nil {
-		b.answered(flight, response, now)
+		b.answered(inFlight, response, now)
 	} else {
-		b.failed(flight, err, now)
+		b.failed(inFlight, err, now)
 	}
 	b.serve(key, now)
 }
@@ -278,25 +278,25 @@ func (b *grantBook) withdrawn(keyID string) {
 	}
 }
 
-func (b *grantBook) answered(flight *flight, response *ratelimitv1.GrantResponse, now time.Duration) {
-	key, pool := flight.key, flight.pool
+func (b *grantBook) answered(inFlight *inFlight, response *ratelimitv1.GrantResponse, now time.Duration) {
+	key, pool := inFlight.key, inFlight.pool
 	if !response.ReturnsMade {
-		key.postpone(flight, now)
+		key.postpone(inFlight, now)
 	}
 	if pool == nil {
 		return
 	}
 	trip := b.roundTrip.Load()
-	b.roundTrip.Store(trip + (int64(now-flight.began)-trip)/8)
+	b.roundTrip.Store(trip + (int64(now-inFlight.began)-trip)/8)
 	b.names.add(key, response.Decision.GetKeyId())
 	wait := response.AskAgainAfter.AsDuration()
 	switch {
 	case response.Granted > 0 && response.Decision != nil:
-		b.add(flight, response, now)
+		b.add(inFlight, response, now)
 	case response.PerCall != ratelimitv1.GrantResponse_PER_CALL_UNSPECIFIED:
 		pool.checkedUntil = now + wait
 		if response.PerCall == ratelimitv1.GrantResponse_STORE_UNAVAILABLE {
-			key.giveBack(flight.request.GrantId, int64(flight.request.Wants), now)
+			key.unitsBack(inFlight.request.GrantId, int64(inFlight.request.Wants), now)
 		}
 	case response.Decision != nil:
 		b.deny(key, pool, decisionOf(response.Decision), now, wait)
@@ -306,15 +306,15 @@ func (b *grantBook) answered(flight *flight, response *ratelimitv1.GrantResponse
 }
 
 // add takes units that were granted.
-func (b *grantBook) add(flight *flight, response *ratelimitv1.GrantResponse, now time.Duration) {
-	key, ttl := flight.key, response.Ttl.AsDuration()
-	pool := key.cover(flight.pool, response.ResourcePrefix, now)
+func (b *grantBook) add(inFlight *inFlight, response *ratelimitv1.GrantResponse, now time.Duration) {
+	key, ttl := inFlight.key, response.Ttl.AsDuration()
+	pool := key.cover(inFlight.pool, response.ResourcePrefix, now)
 	decision := decisionOf(response.Decision)
 	decision.Source, decision.Origin = SourceGrant, OriginGrant
 	more := &units{
-		decision: decision, grantID: flight.request.GrantId, size: int64(response.Granted), expires: flight.began + ttl,
+		decision: decision, grantID: inFlight.request.GrantId, size: int64(response.Granted), expires: inFlight.began + ttl,
 	}
-	missing := int64(flight.request.Wants) - more.size
+	missing := int64(inFlight.request.Wants) - more.size
 	isShort := missing > 0 && decision.Remaining/int64(pool.cost) < missing
 	pool.horizon = ttl / 2
 	key.ended.Granted += uint64(more.size)
@@ -330,7 +330,7 @@ func (b *grantBook) add(flight *flight, response *ratelimitv1.GrantResponse, now
 	}
 	wait := untilOne(&decision)
 	denied := overLimit(decision, wait)
-	b.refuse(flight, pool, &denial{decision: denied, at: now}, decision.Remaining, now)
+	b.refuse(inFlight, pool, &denial{decision: denied, at: now}, decision.Remaining, now)
 	switch {
 	case decision.Remaining <= 0:
 		b.deny(key, pool, denied, now, wait)
@@ -341,10 +341,10 @@ func (b *grantBook) add(flight *flight, response *ratelimitv1.GrantResponse, now
 
 // refuse denies the last of the calls that wait for units of a pool: those for which the limit had no token left, by so much less
 // than a request wanted that was sent when they waited.
-func (b *grantBook) refuse(flight *flight, pool *pool, denied *denial, remaining int64, now time.Duration) {
-	key, room := flight.key, pool.left()+remaining
+func (b *grantBook) refuse(inFlight *inFlight, pool *pool, denied *denial, remaining int64, now time.Duration) {
+	key, room := inFlight.key, pool.left()+remaining
 	key.resolve(func(waits *waiter) (outcome, bool) {
-		if waits.sent != flight || waits.line.pool.Load() != pool {
+		if waits.sent != inFlight || waits.line.pool.Load() != pool {
 			return outcome{}, false
 		}
 		if room--; room >= 0 {
@@ -399,8 +399,8 @@ func overLimit(decision Decision, wait time.Duration) Decision {
 	return decision
 }
 
-func (b *grantBook) failed(flight *flight, err error, now time.Duration) {
-	key, pool := flight.key, flight.pool
+func (b *grantBook) failed(inFlight *inFlight, err error, now time.Duration) {
+	key, pool := inFlight.key, inFlight.pool
 	failure, isError := err.(*Error)
 	if isError && failure.Code == codes.InvalidArgument { // which may be for a return: none of them is sent again
 		if pool != nil {
@@ -408,7 +408,7 @@ func (b *grantBook) failed(flight *flight, err error, now time.Duration) {
 		}
 		return
 	}
-	key.postpone(flight, now)
+	key.postpone(inFlight, now)
 	if isError && failure.Code == codes.Unimplemented {
 		b.allCheckedUntil.Store(int64(now + backwardTime))
 		for _, pool := range key.pools {
@@ -417,13 +417,13 @@ func (b *grantBook) failed(flight *flight, err error, now time.Duration) {
 		return
 	}
 	if pool != nil && (!isError || failure.isFailure()) { // it may have been granted
-		key.giveBack(flight.request.GrantId, int64(flight.request.Wants), now)
+		key.unitsBack(inFlight.request.GrantId, int64(inFlight.request.Wants), now)
 		if more := len(key.returns) - maxReturns; more > 0 {
 			key.returns = key.returns[more:]
 		}
 	}
 	key.resolve(func(waits *waiter) (outcome, bool) {
-		return outcome{err: err, how: afterWaiting}, waits.sent == flight
+		return outcome{err: err, how: afterWaiting}, waits.sent == inFlight
 	})
 }
 
@@ -453,7 +453,7 @@ func (b *grantBook) serve(key *grantKey, now time.Duration) {
 
 // sendNext sends a request if one is due, and none is under way.
 func (b *grantBook) sendNext(key *grantKey, now time.Duration) {
-	if key.flight != nil || b.stopped.Load() {
+	if key.inFlight != nil || b.stopped.Load() {
 		return
 	}
 	if pool := key.needs(); pool != nil && !b.closed.Load() {
@@ -478,25 +478,25 @@ func (b *grantBook) ask(key *grantKey, pool *pool, now time.Duration) {
 		waiting := key.waiting(pool)
 		wants = pool.demand.wants(now, pool.spent()+pool.denied.Load()+waiting, waiting, pool.horizon)
 	}
-	flight := key.ask(pool, wants, now)
+	inFlight := key.ask(pool, wants, now)
 	for _, waits := range key.waiters {
-		waits.sent = flight
+		waits.sent = inFlight
 	}
 	b.requests.Add(1)
-	b.flights.Add(1)
-	b.sender.send(flight)
+	b.allInFlight.Add(1)
+	b.sender.send(inFlight)
 }
 
-// check looks at a key that was due, if it still is: it returns units that nobody spends, asks for more before others expire, and
+// check examines a key that was due, if it still is: it returns units that nobody spends, asks for more before others expire, and
 // forgets a key that is not called.
 func (b *grantBook) check(key *grantKey, due, now time.Duration) {
-	if b.look(key, due, now) {
+	if b.isIdle(key, due, now) {
 		b.keys.forget(key)
 	}
 }
 
-// look returns whether the key may be forgotten.
-func (b *grantBook) look(key *grantKey, due, now time.Duration) bool {
+// isIdle returns whether the key may be forgotten.
+func (b *grantBook) isIdle(key *grantKey, due, now time.Duration) bool {
 	key.mutex.Lock()
 	defer key.mutex.Unlock()
 	if key.isGone || key.due != due {
@@ -532,7 +532,7 @@ func (b *grantBook) scheduleCheck(key *grantKey, now time.Duration) {
 			due = min(due, max(pool.nextCheck(b.beforeExpiry()), now+margin))
 		}
 	}
-	if key.isEmpty() && key.flight == nil {
+	if key.isEmpty() && key.inFlight == nil {
 		due = min(due, max(key.silentSince+reportTime, now+time.Second))
 		if key.hasReturns() {
 			due = max(key.returnAt, now+margin)
@@ -556,7 +556,7 @@ func (b *grantBook) close(ctx context.Context) {
 	})
 	settled := make(chan struct{})
 	go func() {
-		b.flights.Wait()
+		b.allInFlight.Wait()
 		close(settled)
 	}()
 	select {

@@ -12,7 +12,7 @@ const maxNap = 100 * time.Millisecond
 // reportEvery is how often metrics get what has changed.
 const reportEvery = time.Second
 
-// grantKeeper looks at keys when they are due, in one goroutine, and reports to the metrics.
+// grantKeeper examines keys when they are due, in one goroutine, and reports to the metrics.
 type grantKeeper struct {
 	now    func() time.Duration
 	check  func(key *grantKey, due, now time.Duration)
@@ -20,7 +20,7 @@ type grantKeeper struct {
 
 	mutex sync.Mutex
 	due   dueKeys
-	// wake has the keeper look at what is due first.
+	// wake has the keeper examine what is due first.
 	wake    chan struct{}
 	ending  chan struct{}
 	stopped chan struct{}
@@ -33,7 +33,7 @@ func newGrantKeeper(now func() time.Duration, check func(key *grantKey, due, now
 	}
 }
 
-// schedule has the keeper look at a key at that time.
+// schedule has the keeper examine a key at that time.
 func (k *grantKeeper) schedule(key *grantKey, due time.Duration) {
 	k.mutex.Lock()
 	heap.Push(&k.due, dueKey{due, key})
@@ -76,7 +76,7 @@ func (k *grantKeeper) stop() {
 	<-k.stopped
 }
 
-// checkDue looks at all keys that are due, and returns when the next one is.
+// checkDue examines all keys that are due, and returns when the next one is.
 func (k *grantKeeper) checkDue() (next time.Duration, some bool) {
 	for {
 		k.mutex.Lock()

@@ -27,8 +27,8 @@ const (
 	tooOld = 25 * time.Second
 )
 
-// flight is a request that is under way. From when it began, no unit that it returns is spent.
-type flight struct {
+// inFlight is a request that is under way. From when it began, no unit that it returns is spent.
+type inFlight struct {
 	key *grantKey
 	// pool is the one that units are asked for. Nil if the request only returns some.
 	pool    *pool
@@ -45,7 +45,7 @@ type flight struct {
 type waiter struct {
 	line *line
 	// sent is the request under way when it began to wait, or the next one: the one that fails it.
-	sent    *flight
+	sent    *inFlight
 	outcome chan outcome
 }
 
@@ -91,18 +91,18 @@ type grantKey struct {
 	// retired is the lines that were removed, whose last call may just be counted.
 	retired []*line
 	// waiters is those that wait, those first that came first.
-	waiters []*waiter
-	flight  *flight
-	returns []grantReturn
-	spent   []*ratelimitv1.GrantSpent
-	// calledAt is when it was called last, as far as was looked at: seen is the units that were spent by then.
+	waiters  []*waiter
+	inFlight *inFlight
+	returns  []grantReturn
+	spent    []*ratelimitv1.GrantSpent
+	// calledAt is when it was called last, as far as was examined: seen is the units that were spent by then.
 	calledAt time.Duration
 	seen     int64
 	// silentSince is since when the service was not sent anything.
 	silentSince time.Duration
 	// returnAt is before which nothing is returned by itself, since that has just failed.
 	returnAt time.Duration
-	// due is when it is looked at next. 0 is never.
+	// due is when it is examined next. 0 is never.
 	due time.Duration
 	// ended is its units so far: those granted, and those that were not spent.
 	ended Grants
@@ -145,7 +145,7 @@ func (k *grantKey) isEmpty() bool {
 
 // isUnused is whether nothing is held, asked for, or to be reported.
 func (k *grantKey) isUnused() bool {
-	if k.isGone || k.flight != nil || len(k.waiters) > 0 || !k.isEmpty() || k.hasReturns() {
+	if k.isGone || k.inFlight != nil || len(k.waiters) > 0 || !k.isEmpty() || k.hasReturns() {
 		return false
 	}
 	k.collect()
@@ -266,7 +266,7 @@ func (k *grantKey) cover(asked *pool, prefix *string, now time.Duration) *pool {
 }
 
 // poolWith is the pool of a prefix: the one that there is, or that for which units were asked, if it had none yet. What takes units
-// of a pool does not look at its prefix, so another prefix needs another pool.
+// of a pool does not examine its prefix, so another prefix needs another pool.
 func (k *grantKey) poolWith(asked *pool, prefix *string) *pool {
 	for _, other := range k.pools {
 		if other != asked && other.cost == asked.cost && prefix != nil && samePrefix(other.prefix, prefix) {
@@ -295,21 +295,21 @@ func (k *grantKey) over(ended []endedUnits, now time.Duration) {
 		} else {
 			k.ended.Returned += uint64(each.unused)
 		}
-		k.giveBack(each.grantID, each.unused, now)
+		k.unitsBack(each.grantID, each.unused, now)
 	}
 }
 
-// giveBack returns units with the next request.
-func (k *grantKey) giveBack(grantID string, unused int64, now time.Duration) {
+// unitsBack returns units with the next request.
+func (k *grantKey) unitsBack(grantID string, unused int64, now time.Duration) {
 	k.returns = append(k.returns, grantReturn{
 		message: &ratelimitv1.GrantReturn{GrantId: grantID, Unused: uint64(unused)}, endedAt: now,
 	})
 }
 
 // postpone has what a request was to return be returned later.
-func (k *grantKey) postpone(flight *flight, now time.Duration) {
-	if len(flight.returns) > 0 {
-		k.returns = append(flight.returns, k.returns...)
+func (k *grantKey) postpone(inFlight *inFlight, now time.Duration) {
+	if len(inFlight.returns) > 0 {
+		k.returns = append(inFlight.returns, k.returns...)
 		k.returnAt = now + time.Second
 	}
 }
@@ -345,7 +345,7 @@ func (k *grantKey) collect() {
 }
 
 // ask is the next request, for so many units of a pool, or only with what is returned. It has all that can be returned.
-func (k *grantKey) ask(pool *pool, wants int64, now time.Duration) *flight {
+func (k *grantKey) ask(pool *pool, wants int64, now time.Duration) *inFlight {
 	k.collect()
 	k.attach(now)
 	sent := make([]grantReturn, 0, min(len(k.returns), maxReturns))
@@ -378,8 +378,8 @@ func (k *grantKey) ask(pool *pool, wants int64, now time.Duration) *flight {
 		}
 	}
 	k.silentSince = now
-	k.flight = &flight{key: k, pool: pool, request: request, returns: sent, began: now, isUrgent: len(k.waiters) > 0}
-	return k.flight
+	k.inFlight = &inFlight{key: k, pool: pool, request: request, returns: sent, began: now, isUrgent: len(k.waiters) > 0}
+	return k.inFlight
 }
 
 // attach has what is to be reported go with a return, a new one if there is none.
@@ -395,7 +395,7 @@ func (k *grantKey) attach(now time.Duration) {
 		}
 	}
 	if carrier < 0 {
-		k.giveBack(newGrantID(), 0, now) // none that the service knows: it only reports
+		k.unitsBack(newGrantID(), 0, now) // none that the service knows: it only reports
 		carrier = len(k.returns) - 1
 	}
 	count := min(max(room, 0), len(k.spent))
@@ -412,7 +412,7 @@ func newGrantID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// resolve tells those that wait what becomes of them, in order, as decide says: the others wait on.
+// resolve passes to those that wait what becomes of them, in order, as decide says: the others wait on.
 func (k *grantKey) resolve(decide func(*waiter) (outcome, bool)) {
 	waiting := k.waiters
 	k.waiters = nil

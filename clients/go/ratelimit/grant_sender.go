@@ -13,8 +13,8 @@ import (
 // stream does not respond to before it breaks is sent again by itself: it is the same grant.
 type grantSender struct {
 	client *Client
-	// landed is called with what becomes of a request, a response or an error, and never in the goroutine of send.
-	landed func(*flight, *ratelimitv1.GrantResponse, error)
+	// completed is called with what becomes of a request, a response or an error, and never in the goroutine of send.
+	completed func(*inFlight, *ratelimitv1.GrantResponse, error)
 	// withdrawn is called with a key of which nothing more may be spent.
 	withdrawn func(keyID string)
 
@@ -27,9 +27,9 @@ type grantSender struct {
 
 // newGrantSender is a sender with a goroutine for each connection, until close.
 func newGrantSender(
-	client *Client, landed func(*flight, *ratelimitv1.GrantResponse, error), withdrawn func(keyID string),
+	client *Client, completed func(*inFlight, *ratelimitv1.GrantResponse, error), withdrawn func(keyID string),
 ) *grantSender {
-	sender := &grantSender{client: client, landed: landed, withdrawn: withdrawn}
+	sender := &grantSender{client: client, completed: completed, withdrawn: withdrawn}
 	sender.base, sender.stop = context.WithCancel(context.Background())
 	for _, connection := range client.connections.all {
 		stream := &grantStream{sender: sender, connection: connection, wake: make(chan struct{}, 1)}
@@ -41,8 +41,8 @@ func newGrantSender(
 }
 
 // send sends a request. A key has all of them sent over one stream, by which its units are withdrawn, too.
-func (s *grantSender) send(flight *flight) {
-	s.streams[flight.key.hash>>32%uint64(len(s.streams))].add(flight)
+func (s *grantSender) send(inFlight *inFlight) {
+	s.streams[inFlight.key.hash>>32%uint64(len(s.streams))].add(inFlight)
 }
 
 // close ends all that is under way, and returns once it has ended. Nothing may be sent any more.
@@ -52,25 +52,25 @@ func (s *grantSender) close() {
 }
 
 // alone sends requests by themselves, unless the sender is closed. It is called in a goroutine that close waits for.
-func (s *grantSender) alone(flights []*flight) {
-	for _, flight := range flights {
+func (s *grantSender) alone(allInFlight []*inFlight) {
+	for _, inFlight := range allInFlight {
 		if err := s.base.Err(); err != nil {
-			s.landed(flight, nil, err)
+			s.completed(inFlight, nil, err)
 			continue
 		}
 		s.running.Add(1)
 		go func() {
 			defer s.running.Done()
-			response, err := s.client.grant(s.base, flight.request)
-			s.landed(flight, response, err)
+			response, err := s.client.grant(s.base, inFlight.request)
+			s.completed(inFlight, response, err)
 		}()
 	}
 }
 
 // take takes the result of a request that was sent over a stream. One that was UNAVAILABLE is sent once more, as any other call.
-func (s *grantSender) take(one *flight, result *ratelimitv1.GrantResult) {
+func (s *grantSender) take(one *inFlight, result *ratelimitv1.GrantResult) {
 	if result.GetError() == nil {
-		s.landed(one, result.GetResponse(), nil)
+		s.completed(one, result.GetResponse(), nil)
 		return
 	}
 	failure := &Error{
@@ -80,8 +80,8 @@ func (s *grantSender) take(one *flight, result *ratelimitv1.GrantResult) {
 		failure.Reason = reason.String()
 	}
 	if failure.isWorthRepeating() {
-		s.alone([]*flight{one})
+		s.alone([]*inFlight{one})
 	} else {
-		s.landed(one, nil, failure)
+		s.completed(one, nil, failure)
 	}
 }

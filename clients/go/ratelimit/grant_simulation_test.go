@@ -130,19 +130,19 @@ func (s *simulatedService) take(request *ratelimitv1.GrantRequest, response *rat
 
 // oneByOne sends each request by itself.
 type oneByOne struct {
-	grant  func(context.Context, *ratelimitv1.GrantRequest) (*ratelimitv1.GrantResponse, error)
-	landed func(*flight, *ratelimitv1.GrantResponse, error)
-	sent   sync.WaitGroup
-	base   context.Context
-	stop   context.CancelFunc
+	grant     func(context.Context, *ratelimitv1.GrantRequest) (*ratelimitv1.GrantResponse, error)
+	completed func(*inFlight, *ratelimitv1.GrantResponse, error)
+	sent      sync.WaitGroup
+	base      context.Context
+	stop      context.CancelFunc
 }
 
-func (o *oneByOne) send(one *flight) {
+func (o *oneByOne) send(one *inFlight) {
 	o.sent.Add(1)
 	go func() {
 		defer o.sent.Done()
 		response, err := o.grant(o.base, one.request)
-		o.landed(one, response, err)
+		o.completed(one, response, err)
 	}()
 }
 
@@ -159,7 +159,7 @@ func newTestBook(
 		patience: func() time.Duration { return 50 * time.Millisecond }, maxDenial: time.Minute, keys: newKeyIndex(),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	book.sender = &oneByOne{grant: grant, landed: book.landed, base: ctx, stop: cancel}
+	book.sender = &oneByOne{grant: grant, completed: book.completed, base: ctx, stop: cancel}
 	book.roundTrip.Store(int64(time.Millisecond))
 	book.keeper = newGrantKeeper(book.now, book.check, func() {})
 	go book.keeper.run()

@@ -32,11 +32,11 @@ const (
 type grantStream struct {
 	sender     *grantSender
 	connection *connection
-	// wake has run look at the outbox.
+	// wake has run examine the outbox.
 	wake chan struct{}
 
 	mutex  sync.Mutex
-	outbox []*flight
+	outbox []*inFlight
 	bytes  int
 	// firstAt is since when there is something in the outbox.
 	firstAt time.Time
@@ -61,16 +61,16 @@ type openStream struct {
 
 // grantBatch is the requests of one message, until the deadline.
 type grantBatch struct {
-	flights []*flight
-	timer   *time.Timer
+	allInFlight []*inFlight
+	timer       *time.Timer
 }
 
-func (g *grantStream) add(one *flight) {
+func (g *grantStream) add(one *inFlight) {
 	one.bytes = proto.Size(one.request)
 	g.mutex.Lock()
 	if g.hasEnded {
 		g.mutex.Unlock()
-		go g.sender.landed(one, nil, context.Canceled)
+		go g.sender.completed(one, nil, context.Canceled)
 		return
 	}
 	if len(g.outbox) == 0 {
@@ -124,7 +124,7 @@ func (g *grantStream) run() {
 }
 
 // next is the requests of the next message. Nil if there are none, or if they can wait for others.
-func (g *grantStream) next() (batch []*flight, wait time.Duration) {
+func (g *grantStream) next() (batch []*inFlight, wait time.Duration) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
 	if len(g.outbox) == 0 {
@@ -147,20 +147,20 @@ func (g *grantStream) next() (batch []*flight, wait time.Duration) {
 }
 
 // send sends a message over the stream, or its requests by themselves if there is none.
-func (g *grantStream) send(flights []*flight) {
+func (g *grantStream) send(allInFlight []*inFlight) {
 	open, message := g.opened(), &ratelimitv1.StreamGrantRequest{}
 	if open == nil {
-		g.sender.alone(flights)
+		g.sender.alone(allInFlight)
 		return
 	}
-	for _, one := range flights {
+	for _, one := range allInFlight {
 		message.Requests = append(message.Requests, one.request)
 	}
-	batch := &grantBatch{flights: flights}
+	batch := &grantBatch{allInFlight: allInFlight}
 	g.mutex.Lock()
 	if g.open != open {
 		g.mutex.Unlock()
-		g.sender.alone(flights)
+		g.sender.alone(allInFlight)
 		return
 	}
 	open.pending = append(open.pending, batch)
@@ -213,7 +213,7 @@ func (g *grantStream) receive(open *openStream) {
 func (g *grantStream) results(open *openStream, results []*ratelimitv1.GrantResult) bool {
 	g.mutex.Lock()
 	open.late = 0
-	if len(open.pending) == 0 || len(open.pending[0].flights) != len(results) {
+	if len(open.pending) == 0 || len(open.pending[0].allInFlight) != len(results) {
 		g.mutex.Unlock()
 		return false
 	}
@@ -221,7 +221,7 @@ func (g *grantStream) results(open *openStream, results []*ratelimitv1.GrantResu
 	open.pending = open.pending[1:]
 	g.mutex.Unlock()
 	first.timer.Stop()
-	for i, one := range first.flights {
+	for i, one := range first.allInFlight {
 		g.sender.take(one, results[i])
 	}
 	return true
@@ -235,8 +235,8 @@ func (g *grantStream) late(open *openStream, batch *grantBatch) {
 		open.cancel()
 	}
 	g.mutex.Unlock()
-	for _, one := range batch.flights {
-		g.sender.landed(one, nil, &Error{Code: codes.DeadlineExceeded, Message: "no response within the deadline"})
+	for _, one := range batch.allInFlight {
+		g.sender.completed(one, nil, &Error{Code: codes.DeadlineExceeded, Message: "no response within the deadline"})
 	}
 }
 
@@ -254,7 +254,7 @@ func (g *grantStream) broken(open *openStream, err error) {
 	g.mutex.Unlock()
 	for _, batch := range pending {
 		if batch.timer.Stop() {
-			g.sender.alone(batch.flights)
+			g.sender.alone(batch.allInFlight)
 		}
 	}
 }

@@ -223,7 +223,7 @@ func TestUnitsExpireByTheTimeBeforeTheRequestWasSent(t *testing.T) {
 	})
 }
 
-// One request is in flight for a key; those that wait are served in the order in which they came.
+// One request is in inFlight for a key; those that wait are served in the order in which they came.
 func TestCallsThatWaitAreServedInOrder(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		service := ask(t, slices.Repeat([]any{granted(1, "")}, 6)...)

@@ -82,7 +82,7 @@ type pool struct {
 	checkedUntil time.Duration
 	// granted is all units so far, and unused those of grants that have ended.
 	granted, unused int64
-	// seen is the units that were spent when that was looked at last.
+	// seen is the units that were spent when that was examined last.
 	seen   int64
 	seenAt time.Duration
 }

@@ -74,7 +74,7 @@ def usage_script(name: str, *, clock: str | None = None) -> Script:
 
 
 def share_script(name: str, *, clock: str | None = None) -> Script:
-    """A script on what is held of pools: `shares` visits some, by the others servers tell each other."""
+    """A script on what is held of pools: `shares` visits some, and the others announce some to all servers."""
     return Script(clock or part("clock"), part(name))
 
 

@@ -66,7 +66,7 @@ _MODES: Final[Mapping[str, _Mode]] = {
 """By the modes of `ratelimit_degraded`. docs/runbook.md says more of each."""
 
 
-_LOOK: Final = "see that it runs, and run `doctor` beside that server"
+_FIND: Final = "see that it runs, and run `doctor` beside that server"
 _MEASURE: Final = (
     "run `redis-cli --latency` on its machine and on that of the server: slow on both, it is Redis (`redis-cli slowlog "
     "get 10`); on one, it is the network"
@@ -165,7 +165,7 @@ def _stores(server: Examined) -> Iterator[Finding]:
     for name in ("postgres", "redis"):
         if effect := facts.silent.get(name):
             fault = facts.faults.get(name, "does not answer")
-            remedy = _REMEDIES.get(fault, _MEASURE if name == "redis" and fault.startswith("answers") else _LOOK)
+            remedy = _REMEDIES.get(fault, _MEASURE if name == "redis" and fault.startswith("answers") else _FIND)
             yield Finding.error(name, f"{fault}, as that server sees it: {effect}; {remedy}")
         else:
             yield Finding.ok(name, "answers that server")

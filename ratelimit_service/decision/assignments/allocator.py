@@ -78,7 +78,7 @@ class Allocator:
         self._subscribers: dict[Subscriber, None] = {}
         self._renewals: dict[int, list[Subscription]] = {}
         self.payments = Payments(buckets, now)
-        self.sharing = Sharing(shares, self._pools, self, self.payments.look, now)
+        self.sharing = Sharing(shares, self._pools, self, self.payments.refresh, now)
         self._renewed_to = int(now())
         self._checked = now()
         self.reported = {"allowed": 0, "denied": 0}
@@ -176,7 +176,7 @@ class Allocator:
         if now - self._checked >= 1.0:
             self._checked = now
             self._renew(now)
-            self._look_again()
+            self._visit_again()
             await self._follow_rules()
 
     async def finish(self) -> None:
@@ -329,8 +329,8 @@ class Allocator:
         else:
             self._send_blanket(subscription, subscription.terms.strategy, MAX_TTL)
 
-    def _look_again(self) -> None:
-        """Visit pools of limits whose windows have ended since they were looked at."""
+    def _visit_again(self) -> None:
+        """Visit pools of limits whose windows have ended since they were examined."""
         now = self._now()
         for pool in self._pools.values():
             if pool.terms.has_level and any(

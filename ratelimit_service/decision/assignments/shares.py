@@ -309,7 +309,7 @@ def _bounded(state: PoolState, made: Visit, now_us: int) -> int:
 
 
 def _take_bids(state: PoolState, made: Visit, now_us: int, *, lost: bool) -> list[int]:
-    """Note what is said of holders. Returns the positions of those that were not held here."""
+    """Note what is known of holders. Returns the positions of those that were not held here."""
     held = state.held
     new = []
     for index, (holder, kind, demand, units, burst, _) in enumerate(made.bids):

@@ -49,14 +49,14 @@ class Sharing:
         shares: ShareStore,
         pools: Mapping[str, Pool],
         holders: Holders,
-        look: Callable[[Sequence[Pool]], Awaitable[None]],
+        refresh: Callable[[Sequence[Pool]], Awaitable[None]],
         now: Callable[[], float],
     ) -> None:
         """POOLS are those of this process, by name. LOOK finds out what their limits have left, before a visit."""
         self._shares = shares
         self._pools = pools
         self._holders = holders
-        self._look = look
+        self._refresh = refresh
         self._now = now
         self._wanted: dict[Pool, None] = {}
         self._any, self._urgent = asyncio.Event(), asyncio.Event()
@@ -134,7 +134,7 @@ class Sharing:
         return read
 
     async def _visit(self, pools: Sequence[Pool]) -> None:
-        await self._look([pool for pool in pools if pool.terms.has_level])
+        await self._refresh([pool for pool in pools if pool.terms.has_level])
         now = self._now()
         own = [pool.visit(now) for pool in pools]
         try:

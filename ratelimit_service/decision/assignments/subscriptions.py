@@ -101,7 +101,7 @@ class Subscription:
         return len(self.bucket) + _USAGE_BYTES
 
     def bid(self, now: float, kind: Kind | None = None) -> Bid:
-        """What the pool is told of it."""
+        """What the pool gets of it."""
         held = self.kind is Kind.KEPT and self.until > now
         carried = self.kind is Kind.CARRIED and now - self._began < _CARRIED_SECONDS
         own = self.kind if held or carried else Kind.NEW

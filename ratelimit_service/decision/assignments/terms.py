@@ -49,7 +49,7 @@ class Terms:
 
     `strategy` is what all are assigned alike, or TOKEN_BUCKET: then each has a share of the `totals`. `interval` is the
     time in seconds in which units are spent. `has_level`: whether totals depend on what limits have left.
-    `unsupported`: what is denied since it has an overdraft: its calls are charged what only their ends tell.
+    `unsupported`: what is denied since it has an overdraft: its calls are charged what only their ends show.
     """
 
     __slots__ = ("_enforced", "_rate", "has_level", "interval", "limit_set", "strategy", "unsupported")

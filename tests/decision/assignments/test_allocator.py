@@ -271,7 +271,7 @@ async def test_buckets_that_are_not_used_are_forgotten() -> None:
 
 
 async def test_a_bucket_that_is_not_reported_any_more() -> None:
-    """Envoy has forgotten it, as it was told to while a report was on its way: it holds nothing."""
+    """Envoy has forgotten it, as it was asked to while a report was on its way: it holds nothing."""
     running = await world()
     allocator = running.servers[0]
     with allocator.stream() as stream:

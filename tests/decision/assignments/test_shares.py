@@ -40,7 +40,7 @@ class Pool:
 
 
 def test_the_first_holder_gets_all_and_the_next_an_equal_share() -> None:
-    """Which others give up first: it gets nothing before, and is short; they are told to."""
+    """Which others give up first: it gets nothing before, and is short; they are asked to."""
     pool = Pool()
     first = pool.visit(new(1))
     assert first == Visited(1, False, [(UNITS, BURST, TTL_US, False)])
@@ -118,7 +118,7 @@ def test_who_may_have_a_share_gets_a_whole_one_or_none() -> None:
 
 
 def test_a_store_that_has_lost_all_gives_nothing_more_at_first() -> None:
-    """Until all have said what they hold, which they go on to."""
+    """Until all have reported what they hold, which they go on to."""
     pool = Pool()
     one, other = Bid(holder(1), Kind.KEPT, 5_000, 400, 30), Bid(holder(2), Kind.KEPT, 5_000, 600, 70)
     assert pool.visit(one).shares == [(400, 30, TTL_US, True)]
@@ -131,7 +131,7 @@ def test_a_store_that_has_lost_all_gives_nothing_more_at_first() -> None:
 
 
 def test_nothing_to_share() -> None:
-    """Of a limit that is used up, each holder gets nothing, and is told so."""
+    """Of a limit that is used up, each holder gets nothing, and learns of it."""
     assert Pool().visit(new(1), units=0, burst=0, least=0).shares == [(0, 0, TTL_US, False)]
 
 

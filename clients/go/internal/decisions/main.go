@@ -154,7 +154,7 @@ func callFor(client *ratelimit.Client, order []string, long time.Duration) (int,
 			defer all.Done()
 			count, at := 0, caller*calls/callers
 			for {
-				// The time is looked at now and then: that costs as much as a decision.
+				// The time is read now and then: that costs as much as a decision.
 				for range 64 {
 					decision, err := client.Check(context.Background(), ratelimit.CheckRequest{APIKey: order[at], Resource: resource})
 					if err != nil || !decision.Allowed {

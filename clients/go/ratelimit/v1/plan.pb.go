@@ -88,7 +88,8 @@ type Plan struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Counts up from 1 with every update. Set by the server.
 	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	// 1 to 16 limits with different names.
+	// 1 to 16 limits with different names. Without any, the plan is one whose row in Postgres cannot be read: its other
+	// fields may not be what they were, and what was valid last stays in force where it is known.
 	Limits []*Limit `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`
 	// What callers see while the bucket store is unavailable. Zero means LOCAL.
 	OnStoreFailure Plan_OnStoreFailure `protobuf:"varint,4,opt,name=on_store_failure,proto3,enum=ratelimit.v1.Plan_OnStoreFailure" json:"on_store_failure,omitempty"`

@@ -39,7 +39,8 @@ export type Plan = Message<"ratelimit.v1.Plan"> & {
   version: bigint;
 
   /**
-   * 1 to 16 limits with different names.
+   * 1 to 16 limits with different names. Without any, the plan is one whose row in Postgres cannot be read: its other
+   * fields may not be what they were, and what was valid last stays in force where it is known.
    *
    * @generated from field: repeated ratelimit.v1.Limit limits = 3;
    */

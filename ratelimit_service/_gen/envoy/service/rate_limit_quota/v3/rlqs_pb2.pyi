@@ -46,7 +46,7 @@ class RateLimitQuotaUsageReports(_message.Message):
 
         @_builtins.property
         def time_elapsed(self) -> _duration_pb2.Duration:
-            """The time since it was reported before. In whole seconds, so it only tells a bucket that Envoy has had for a while
+            """The time since it was reported before. In whole seconds, so it only distinguishes a bucket that Envoy has had for a while
             from one that is new to it.
             """
 
