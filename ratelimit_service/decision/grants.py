@@ -24,6 +24,7 @@ from ratelimit_service.decision.charge import (
     costs_of,
 )
 from ratelimit_service.decision.covering import prefix_of
+from ratelimit_service.decision.denial_memory import DenialMemory
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, NAME, Concurrency, TokenBucket
 from ratelimit_service.decision.outcome import Decision, decide, refusal_of
@@ -139,7 +140,11 @@ class Grants:
     When one is raised the same call can be repeated: nothing is granted, returned or counted twice.
     """
 
-    def __init__(self, keys: KeyResolver, buckets: BucketStore, clock: Clock) -> None:
+    def __init__(
+        self, keys: KeyResolver, buckets: BucketStore, clock: Clock, denials: DenialMemory | None = None
+    ) -> None:
+        """What is returned is forgotten in DENIALS; None: in none."""
+        self._denials = DenialMemory() if denials is None else denials
         self._keys = keys
         self._buckets = buckets
         self._clock = clock
@@ -171,6 +176,8 @@ class Grants:
         except StoreUnavailable:
             outcome = _unavailable(call) if isinstance(planned, Charge) else planned
             return outcome._replace(returned=not call.returns)
+        for each in charges[: len(call.returns)]:  # at once for this worker's calls; others hear of it
+            self._denials.forget([bucket.name for bucket in each.buckets])
         return _outcome(call, policy, results[-1]) if isinstance(planned, Charge) else planned
 
     async def _resolve(self, call: GrantCall, deadline: float | None) -> Policy | None:

@@ -54,7 +54,7 @@ _new = tuple.__new__  # a third of what calling the class costs, which is done f
 
 def decide(policy: Policy, rules: tuple[Rule, ...], charge_result: ChargeResult, source: Source) -> Decision:
     """Decide by the result of charging the rules' buckets."""
-    charged, results, _, _, _ = charge_result
+    charged, results, *_ = charge_result
     if charged:
         binding = _tightest(rules, results)
         return _new(Decision, (True, _FITS, source, policy, rules, results, binding, None, ""))

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from ratelimit_service.decision.charge import GONE, Bucket, Charge, ChargeResult, Counted, Extend, Settle
+from ratelimit_service.decision.denial_memory import DenialMemory
 from ratelimit_service.decision.key_resolver import KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, Concurrency, Counting, check_hold
 from ratelimit_service.decision.lru import LruCache
@@ -56,7 +57,11 @@ class Settlements:
     for a store that did not reply, the call can be repeated: it is made once.
     """
 
-    def __init__(self, keys: KeyResolver, buckets: BucketStore, ids: ReservationIds) -> None:
+    def __init__(
+        self, keys: KeyResolver, buckets: BucketStore, ids: ReservationIds, denials: DenialMemory | None = None
+    ) -> None:
+        """What is returned is forgotten in DENIALS; None: in none."""
+        self._denials = DenialMemory() if denials is None else denials
         self._keys = keys
         self._buckets = buckets
         self._ids = ids
@@ -96,6 +101,8 @@ class Settlements:
         counted = (Counted(series, change, 0),) if actual is not None else ()
         settle = Settle(named.name, reserved)
         result = await self._charge(Charge(buckets, costs, "", counted, reservation=settle), deadline)
+        if min(costs, default=0) < 0:  # at once for this worker's calls; others hear of it
+            self._denials.forget([bucket.name for bucket in buckets])
         return Settlement(buckets, result)
 
     def abandon(self, reservation_id: str) -> None:

@@ -73,6 +73,18 @@ class Asked(Protocol):
     """The number of calls that wanted units."""
 
 
+class Remembered(Protocol):
+    """The part of the memory of denials that is read here."""
+
+    listening: bool
+    heard: int
+
+    @property
+    def size(self) -> int:
+        """The number of limits of the denials that are remembered."""
+        ...
+
+
 class Tokens(Protocol):
     """The part of the known tokens that is read here."""
 
@@ -226,6 +238,7 @@ class Watched(NamedTuple):
     spans: Exported | None = None
     access_log: Lines | None = None
     grants: Asked | None = None
+    denials: Remembered | None = None
 
 
 def _outcome(reason: Reason, source: Source) -> Outcome:
@@ -273,6 +286,8 @@ class WorkerMetrics:
             self._count_reservations(counts, watched.settlements)
         if watched.grants is not None:
             self._count_grants(counts, watched.grants)
+        if watched.denials is not None:
+            self._show_denials(watched.denials)
         self._show_numbers(counts, breaker_open)
         self._process = ProcessMetrics(self.registry, watched.overload)
 
@@ -386,6 +401,14 @@ class WorkerMetrics:
             self._count(catalogue.GRANTS, partial(events.__getitem__, event), event)
         for what in units:
             self._count(catalogue.GRANT_UNITS, partial(units.__getitem__, what), what)
+
+    def _show_denials(self, denials: Remembered) -> None:
+        self._count(catalogue.RETURNED_HEARD, lambda: denials.heard)
+        for described, read in (
+            (catalogue.REMEMBERED_DENIALS, lambda: denials.size),
+            (catalogue.REMEMBERS_DENIALS, lambda: denials.listening),
+        ):
+            self._gauges.append((gauge(described, self.registry), read))
 
     def _show_numbers(self, counts: Counts, breaker_open: Callable[[], bool]) -> None:
         watched, round_trips = self._watched, counts.round_trips

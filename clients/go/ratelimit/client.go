@@ -157,6 +157,9 @@ func (c *Client) send(
 	for attempt := range maxAttempts {
 		if attempt > 0 {
 			connection = c.connections.pick()
+			if message.Attempt > 0 {
+				message.Attempt++
+			}
 		}
 		response, err = connection.stub.CheckLimit(ctx, message)
 		if err == nil {

@@ -35,6 +35,7 @@ const (
 	SourcePolicy      = ratelimitv1.CheckLimitResponse_POLICY
 	SourceDegraded    = ratelimitv1.CheckLimitResponse_DEGRADED
 	SourceUnenforced  = ratelimitv1.CheckLimitResponse_UNENFORCED
+	SourceMemory      = ratelimitv1.CheckLimitResponse_MEMORY
 )
 
 // Origin is who decided.

@@ -50,6 +50,7 @@ class Source(_OpenEnum):
     POLICY = 2
     DEGRADED = 3
     UNENFORCED = 4
+    MEMORY = 5
 
 
 class Origin(Enum):

@@ -27,7 +27,7 @@ from . import errors_pb2 as ratelimit_dot_v1_dot_errors__pb2
 from . import limit_pb2 as ratelimit_dot_v1_dot_limit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%ratelimit/v1/rate_limit_service.proto\x12\x0cratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x18ratelimit/v1/limit.proto\"\xc4\x02\n\x11\x43heckLimitRequest\x12\x1a\n\x07\x61pi_key\x18\x01 \x01(\tH\x00R\x07\x61pi_key\x12\x18\n\x06key_id\x18\x02 \x01(\tH\x00R\x06key_id\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x11\n\x04\x63ost\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x1e\n\nrequest_id\x18\x05 \x01(\tR\nrequest_id\x12\x36\n\x06\x63harge\x18\x06 \x01(\x0e\x32&.ratelimit.v1.CheckLimitRequest.Charge\x12\'\n\x04hold\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"<\n\x06\x43harge\x12\x16\n\x12\x43HARGE_UNSPECIFIED\x10\x00\x12\x0e\n\nIF_ALLOWED\x10\x01\x12\n\n\x06\x41LWAYS\x10\x02\x42\x0c\n\ncredentialB\x07\n\x05_cost\"\xa8\x05\n\x12\x43heckLimitResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x37\n\x06reason\x18\x02 \x01(\x0e\x32\'.ratelimit.v1.CheckLimitResponse.Reason\x12\x37\n\x06source\x18\x03 \x01(\x0e\x32\'.ratelimit.v1.CheckLimitResponse.Source\x12\x16\n\x06key_id\x18\x04 \x01(\tR\x06key_id\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0c\n\x04plan\x18\x06 \x01(\t\x12\r\n\x05limit\x18\x07 \x01(\t\x12\x11\n\tremaining\x18\x08 \x01(\x03\x12;\n\x0bretry_after\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bretry_after\x12)\n\x06limits\x18\n \x03(\x0b\x32\x19.ratelimit.v1.LimitResult\x12&\n\x0ereservation_id\x18\x0b \x01(\tR\x0ereservation_id\"\xce\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cWITHIN_LIMIT\x10\x01\x12\x0e\n\nOVER_LIMIT\x10\x02\x12\x19\n\x15\x43OST_EXCEEDS_CAPACITY\x10\x03\x12\x0f\n\x0bKEY_UNKNOWN\x10\x04\x12\x0f\n\x0bKEY_REVOKED\x10\x05\x12\x11\n\rKEY_SUSPENDED\x10\x06\x12\x0f\n\x0bKEY_EXPIRED\x10\x07\x12\x14\n\x10\x44\x45GRADED_ALLOWED\x10\x08\x12\x13\n\x0f\x44\x45GRADED_DENIED\x10\t\"U\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\t\n\x05STORE\x10\x01\x12\n\n\x06POLICY\x10\x02\x12\x0c\n\x08\x44\x45GRADED\x10\x03\x12\x0e\n\nUNENFORCED\x10\x04\"s\n\x12SettleLimitRequest\x12&\n\x0ereservation_id\x18\x01 \x01(\tR\x0ereservation_id\x12%\n\x0b\x61\x63tual_cost\x18\x02 \x01(\x04H\x00R\x0b\x61\x63tual_cost\x88\x01\x01\x42\x0e\n\x0c_actual_cost\"b\n\x13SettleLimitResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0f\n\x07\x63lamped\x18\x02 \x01(\x04\x12)\n\x06limits\x18\x03 \x03(\x0b\x32\x19.ratelimit.v1.LimitResult\"d\n\x11\x45xtendHoldRequest\x12&\n\x0ereservation_id\x18\x01 \x01(\tR\x0ereservation_id\x12\'\n\x04hold\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"=\n\x12\x45xtendHoldResponse\x12\'\n\x04hold\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x16\x42\x61tchCheckLimitRequest\x12/\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x1f.ratelimit.v1.CheckLimitRequest\"E\n\x17\x42\x61tchCheckLimitResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.ratelimit.v1.CheckResult\"x\n\x0b\x43heckResult\x12\x34\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32 .ratelimit.v1.CheckLimitResponseH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.ratelimit.v1.CheckErrorH\x00\x42\x08\n\x06result\"e\n\nCheckError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.ratelimit.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"I\n\x17StreamCheckLimitRequest\x12.\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x1f.ratelimit.v1.CheckLimitRequest\"E\n\x18StreamCheckLimitResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.ratelimit.v1.CheckResult\"\xd7\x01\n\x0cGrantRequest\x12\x1a\n\x08grant_id\x18\x01 \x01(\tR\x08grant_id\x12\x1a\n\x07\x61pi_key\x18\x02 \x01(\tH\x00R\x07\x61pi_key\x12\x18\n\x06key_id\x18\x03 \x01(\tH\x00R\x06key_id\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x11\n\x04\x63ost\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\r\n\x05wants\x18\x06 \x01(\r\x12*\n\x07returns\x18\x07 \x03(\x0b\x32\x19.ratelimit.v1.GrantReturnB\x0c\n\ncredentialB\x07\n\x05_cost\"b\n\x0bGrantReturn\x12\x1a\n\x08grant_id\x18\x01 \x01(\tR\x08grant_id\x12\x0e\n\x06unused\x18\x02 \x01(\x04\x12\'\n\x05spent\x18\x03 \x03(\x0b\x32\x18.ratelimit.v1.GrantSpent\"\\\n\nGrantSpent\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x04\x12\x0e\n\x06\x64\x65nied\x18\x03 \x01(\x04\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x04\x12\r\n\x05limit\x18\x05 \x01(\t\"\xb2\x04\n\rGrantResponse\x12\x1a\n\x08grant_id\x18\x01 \x01(\tR\x08grant_id\x12\x0f\n\x07granted\x18\x02 \x01(\r\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x43\n\x0f\x61sk_again_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0f\x61sk_again_after\x12?\n\x08per_call\x18\x05 \x01(\x0e\x32#.ratelimit.v1.GrantResponse.PerCallR\x08per_call\x12\x32\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32 .ratelimit.v1.CheckLimitResponse\x12-\n\x0fresource_prefix\x18\x07 \x01(\tH\x00R\x0fresource_prefix\x88\x01\x01\x12\"\n\x0creturns_made\x18\x08 \x01(\x08R\x0creturns_made\"\xaa\x01\n\x07PerCall\x12\x18\n\x14PER_CALL_UNSPECIFIED\x10\x00\x12\r\n\tOVERDRAFT\x10\x01\x12\x11\n\rCALLS_AT_ONCE\x10\x02\x12\x14\n\x10REFILLS_TOO_FAST\x10\x03\x12\x11\n\rENDS_TOO_SOON\x10\x04\x12\x0e\n\nUNENFORCED\x10\x05\x12\x15\n\x11STORE_UNAVAILABLE\x10\x06\x12\x13\n\x0fTOO_MANY_GRANTS\x10\x07\x42\x12\n\x10_resource_prefix2\x91\x04\n\x10RateLimitService\x12O\n\nCheckLimit\x12\x1f.ratelimit.v1.CheckLimitRequest\x1a .ratelimit.v1.CheckLimitResponse\x12^\n\x0f\x42\x61tchCheckLimit\x12$.ratelimit.v1.BatchCheckLimitRequest\x1a%.ratelimit.v1.BatchCheckLimitResponse\x12\x65\n\x10StreamCheckLimit\x12%.ratelimit.v1.StreamCheckLimitRequest\x1a&.ratelimit.v1.StreamCheckLimitResponse(\x01\x30\x01\x12R\n\x0bSettleLimit\x12 .ratelimit.v1.SettleLimitRequest\x1a!.ratelimit.v1.SettleLimitResponse\x12O\n\nExtendHold\x12\x1f.ratelimit.v1.ExtendHoldRequest\x1a .ratelimit.v1.ExtendHoldResponse\x12@\n\x05Grant\x12\x1a.ratelimit.v1.GrantRequest\x1a\x1b.ratelimit.v1.GrantResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%ratelimit/v1/rate_limit_service.proto\x12\x0cratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x18ratelimit/v1/limit.proto\"\xd5\x02\n\x11\x43heckLimitRequest\x12\x1a\n\x07\x61pi_key\x18\x01 \x01(\tH\x00R\x07\x61pi_key\x12\x18\n\x06key_id\x18\x02 \x01(\tH\x00R\x06key_id\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x11\n\x04\x63ost\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x1e\n\nrequest_id\x18\x05 \x01(\tR\nrequest_id\x12\x36\n\x06\x63harge\x18\x06 \x01(\x0e\x32&.ratelimit.v1.CheckLimitRequest.Charge\x12\'\n\x04hold\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\"<\n\x06\x43harge\x12\x16\n\x12\x43HARGE_UNSPECIFIED\x10\x00\x12\x0e\n\nIF_ALLOWED\x10\x01\x12\n\n\x06\x41LWAYS\x10\x02\x42\x0c\n\ncredentialB\x07\n\x05_cost\"\xb4\x05\n\x12\x43heckLimitResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x37\n\x06reason\x18\x02 \x01(\x0e\x32\'.ratelimit.v1.CheckLimitResponse.Reason\x12\x37\n\x06source\x18\x03 \x01(\x0e\x32\'.ratelimit.v1.CheckLimitResponse.Source\x12\x16\n\x06key_id\x18\x04 \x01(\tR\x06key_id\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0c\n\x04plan\x18\x06 \x01(\t\x12\r\n\x05limit\x18\x07 \x01(\t\x12\x11\n\tremaining\x18\x08 \x01(\x03\x12;\n\x0bretry_after\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bretry_after\x12)\n\x06limits\x18\n \x03(\x0b\x32\x19.ratelimit.v1.LimitResult\x12&\n\x0ereservation_id\x18\x0b \x01(\tR\x0ereservation_id\"\xce\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cWITHIN_LIMIT\x10\x01\x12\x0e\n\nOVER_LIMIT\x10\x02\x12\x19\n\x15\x43OST_EXCEEDS_CAPACITY\x10\x03\x12\x0f\n\x0bKEY_UNKNOWN\x10\x04\x12\x0f\n\x0bKEY_REVOKED\x10\x05\x12\x11\n\rKEY_SUSPENDED\x10\x06\x12\x0f\n\x0bKEY_EXPIRED\x10\x07\x12\x14\n\x10\x44\x45GRADED_ALLOWED\x10\x08\x12\x13\n\x0f\x44\x45GRADED_DENIED\x10\t\"a\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\t\n\x05STORE\x10\x01\x12\n\n\x06POLICY\x10\x02\x12\x0c\n\x08\x44\x45GRADED\x10\x03\x12\x0e\n\nUNENFORCED\x10\x04\x12\n\n\x06MEMORY\x10\x05\"s\n\x12SettleLimitRequest\x12&\n\x0ereservation_id\x18\x01 \x01(\tR\x0ereservation_id\x12%\n\x0b\x61\x63tual_cost\x18\x02 \x01(\x04H\x00R\x0b\x61\x63tual_cost\x88\x01\x01\x42\x0e\n\x0c_actual_cost\"b\n\x13SettleLimitResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0f\n\x07\x63lamped\x18\x02 \x01(\x04\x12)\n\x06limits\x18\x03 \x03(\x0b\x32\x19.ratelimit.v1.LimitResult\"d\n\x11\x45xtendHoldRequest\x12&\n\x0ereservation_id\x18\x01 \x01(\tR\x0ereservation_id\x12\'\n\x04hold\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"=\n\x12\x45xtendHoldResponse\x12\'\n\x04hold\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x16\x42\x61tchCheckLimitRequest\x12/\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x1f.ratelimit.v1.CheckLimitRequest\"E\n\x17\x42\x61tchCheckLimitResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.ratelimit.v1.CheckResult\"x\n\x0b\x43heckResult\x12\x34\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32 .ratelimit.v1.CheckLimitResponseH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.ratelimit.v1.CheckErrorH\x00\x42\x08\n\x06result\"e\n\nCheckError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.ratelimit.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"I\n\x17StreamCheckLimitRequest\x12.\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x1f.ratelimit.v1.CheckLimitRequest\"E\n\x18StreamCheckLimitResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.ratelimit.v1.CheckResult\"\xd7\x01\n\x0cGrantRequest\x12\x1a\n\x08grant_id\x18\x01 \x01(\tR\x08grant_id\x12\x1a\n\x07\x61pi_key\x18\x02 \x01(\tH\x00R\x07\x61pi_key\x12\x18\n\x06key_id\x18\x03 \x01(\tH\x00R\x06key_id\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x11\n\x04\x63ost\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\r\n\x05wants\x18\x06 \x01(\r\x12*\n\x07returns\x18\x07 \x03(\x0b\x32\x19.ratelimit.v1.GrantReturnB\x0c\n\ncredentialB\x07\n\x05_cost\"b\n\x0bGrantReturn\x12\x1a\n\x08grant_id\x18\x01 \x01(\tR\x08grant_id\x12\x0e\n\x06unused\x18\x02 \x01(\x04\x12\'\n\x05spent\x18\x03 \x03(\x0b\x32\x18.ratelimit.v1.GrantSpent\"\\\n\nGrantSpent\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x04\x12\x0e\n\x06\x64\x65nied\x18\x03 \x01(\x04\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x04\x12\r\n\x05limit\x18\x05 \x01(\t\"\xb2\x04\n\rGrantResponse\x12\x1a\n\x08grant_id\x18\x01 \x01(\tR\x08grant_id\x12\x0f\n\x07granted\x18\x02 \x01(\r\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x43\n\x0f\x61sk_again_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0f\x61sk_again_after\x12?\n\x08per_call\x18\x05 \x01(\x0e\x32#.ratelimit.v1.GrantResponse.PerCallR\x08per_call\x12\x32\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32 .ratelimit.v1.CheckLimitResponse\x12-\n\x0fresource_prefix\x18\x07 \x01(\tH\x00R\x0fresource_prefix\x88\x01\x01\x12\"\n\x0creturns_made\x18\x08 \x01(\x08R\x0creturns_made\"\xaa\x01\n\x07PerCall\x12\x18\n\x14PER_CALL_UNSPECIFIED\x10\x00\x12\r\n\tOVERDRAFT\x10\x01\x12\x11\n\rCALLS_AT_ONCE\x10\x02\x12\x14\n\x10REFILLS_TOO_FAST\x10\x03\x12\x11\n\rENDS_TOO_SOON\x10\x04\x12\x0e\n\nUNENFORCED\x10\x05\x12\x15\n\x11STORE_UNAVAILABLE\x10\x06\x12\x13\n\x0fTOO_MANY_GRANTS\x10\x07\x42\x12\n\x10_resource_prefix2\x91\x04\n\x10RateLimitService\x12O\n\nCheckLimit\x12\x1f.ratelimit.v1.CheckLimitRequest\x1a .ratelimit.v1.CheckLimitResponse\x12^\n\x0f\x42\x61tchCheckLimit\x12$.ratelimit.v1.BatchCheckLimitRequest\x1a%.ratelimit.v1.BatchCheckLimitResponse\x12\x65\n\x10StreamCheckLimit\x12%.ratelimit.v1.StreamCheckLimitRequest\x1a&.ratelimit.v1.StreamCheckLimitResponse(\x01\x30\x01\x12R\n\x0bSettleLimit\x12 .ratelimit.v1.SettleLimitRequest\x1a!.ratelimit.v1.SettleLimitResponse\x12O\n\nExtendHold\x12\x1f.ratelimit.v1.ExtendHoldRequest\x1a .ratelimit.v1.ExtendHoldResponse\x12@\n\x05Grant\x12\x1a.ratelimit.v1.GrantRequest\x1a\x1b.ratelimit.v1.GrantResponseBBZ@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,45 +36,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z@github.com/ratelimit-service/clients/go/ratelimit/v1;ratelimitv1'
   _globals['_CHECKLIMITREQUEST']._serialized_start=141
-  _globals['_CHECKLIMITREQUEST']._serialized_end=465
-  _globals['_CHECKLIMITREQUEST_CHARGE']._serialized_start=382
-  _globals['_CHECKLIMITREQUEST_CHARGE']._serialized_end=442
-  _globals['_CHECKLIMITRESPONSE']._serialized_start=468
-  _globals['_CHECKLIMITRESPONSE']._serialized_end=1148
-  _globals['_CHECKLIMITRESPONSE_REASON']._serialized_start=855
-  _globals['_CHECKLIMITRESPONSE_REASON']._serialized_end=1061
-  _globals['_CHECKLIMITRESPONSE_SOURCE']._serialized_start=1063
-  _globals['_CHECKLIMITRESPONSE_SOURCE']._serialized_end=1148
-  _globals['_SETTLELIMITREQUEST']._serialized_start=1150
-  _globals['_SETTLELIMITREQUEST']._serialized_end=1265
-  _globals['_SETTLELIMITRESPONSE']._serialized_start=1267
-  _globals['_SETTLELIMITRESPONSE']._serialized_end=1365
-  _globals['_EXTENDHOLDREQUEST']._serialized_start=1367
-  _globals['_EXTENDHOLDREQUEST']._serialized_end=1467
-  _globals['_EXTENDHOLDRESPONSE']._serialized_start=1469
-  _globals['_EXTENDHOLDRESPONSE']._serialized_end=1530
-  _globals['_BATCHCHECKLIMITREQUEST']._serialized_start=1532
-  _globals['_BATCHCHECKLIMITREQUEST']._serialized_end=1605
-  _globals['_BATCHCHECKLIMITRESPONSE']._serialized_start=1607
-  _globals['_BATCHCHECKLIMITRESPONSE']._serialized_end=1676
-  _globals['_CHECKRESULT']._serialized_start=1678
-  _globals['_CHECKRESULT']._serialized_end=1798
-  _globals['_CHECKERROR']._serialized_start=1800
-  _globals['_CHECKERROR']._serialized_end=1901
-  _globals['_STREAMCHECKLIMITREQUEST']._serialized_start=1903
-  _globals['_STREAMCHECKLIMITREQUEST']._serialized_end=1976
-  _globals['_STREAMCHECKLIMITRESPONSE']._serialized_start=1978
-  _globals['_STREAMCHECKLIMITRESPONSE']._serialized_end=2047
-  _globals['_GRANTREQUEST']._serialized_start=2050
-  _globals['_GRANTREQUEST']._serialized_end=2265
-  _globals['_GRANTRETURN']._serialized_start=2267
-  _globals['_GRANTRETURN']._serialized_end=2365
-  _globals['_GRANTSPENT']._serialized_start=2367
-  _globals['_GRANTSPENT']._serialized_end=2459
-  _globals['_GRANTRESPONSE']._serialized_start=2462
-  _globals['_GRANTRESPONSE']._serialized_end=3024
-  _globals['_GRANTRESPONSE_PERCALL']._serialized_start=2834
-  _globals['_GRANTRESPONSE_PERCALL']._serialized_end=3004
-  _globals['_RATELIMITSERVICE']._serialized_start=3027
-  _globals['_RATELIMITSERVICE']._serialized_end=3556
+  _globals['_CHECKLIMITREQUEST']._serialized_end=482
+  _globals['_CHECKLIMITREQUEST_CHARGE']._serialized_start=399
+  _globals['_CHECKLIMITREQUEST_CHARGE']._serialized_end=459
+  _globals['_CHECKLIMITRESPONSE']._serialized_start=485
+  _globals['_CHECKLIMITRESPONSE']._serialized_end=1177
+  _globals['_CHECKLIMITRESPONSE_REASON']._serialized_start=872
+  _globals['_CHECKLIMITRESPONSE_REASON']._serialized_end=1078
+  _globals['_CHECKLIMITRESPONSE_SOURCE']._serialized_start=1080
+  _globals['_CHECKLIMITRESPONSE_SOURCE']._serialized_end=1177
+  _globals['_SETTLELIMITREQUEST']._serialized_start=1179
+  _globals['_SETTLELIMITREQUEST']._serialized_end=1294
+  _globals['_SETTLELIMITRESPONSE']._serialized_start=1296
+  _globals['_SETTLELIMITRESPONSE']._serialized_end=1394
+  _globals['_EXTENDHOLDREQUEST']._serialized_start=1396
+  _globals['_EXTENDHOLDREQUEST']._serialized_end=1496
+  _globals['_EXTENDHOLDRESPONSE']._serialized_start=1498
+  _globals['_EXTENDHOLDRESPONSE']._serialized_end=1559
+  _globals['_BATCHCHECKLIMITREQUEST']._serialized_start=1561
+  _globals['_BATCHCHECKLIMITREQUEST']._serialized_end=1634
+  _globals['_BATCHCHECKLIMITRESPONSE']._serialized_start=1636
+  _globals['_BATCHCHECKLIMITRESPONSE']._serialized_end=1705
+  _globals['_CHECKRESULT']._serialized_start=1707
+  _globals['_CHECKRESULT']._serialized_end=1827
+  _globals['_CHECKERROR']._serialized_start=1829
+  _globals['_CHECKERROR']._serialized_end=1930
+  _globals['_STREAMCHECKLIMITREQUEST']._serialized_start=1932
+  _globals['_STREAMCHECKLIMITREQUEST']._serialized_end=2005
+  _globals['_STREAMCHECKLIMITRESPONSE']._serialized_start=2007
+  _globals['_STREAMCHECKLIMITRESPONSE']._serialized_end=2076
+  _globals['_GRANTREQUEST']._serialized_start=2079
+  _globals['_GRANTREQUEST']._serialized_end=2294
+  _globals['_GRANTRETURN']._serialized_start=2296
+  _globals['_GRANTRETURN']._serialized_end=2394
+  _globals['_GRANTSPENT']._serialized_start=2396
+  _globals['_GRANTSPENT']._serialized_end=2488
+  _globals['_GRANTRESPONSE']._serialized_start=2491
+  _globals['_GRANTRESPONSE']._serialized_end=3053
+  _globals['_GRANTRESPONSE_PERCALL']._serialized_start=2863
+  _globals['_GRANTRESPONSE_PERCALL']._serialized_end=3033
+  _globals['_RATELIMITSERVICE']._serialized_start=3056
+  _globals['_RATELIMITSERVICE']._serialized_end=3585
 # @@protoc_insertion_point(module_scope)

@@ -16,6 +16,10 @@ local used, at, keep, part, per = {}, {}, {}, {}, {}
 -- limit's capacity and rate, and, as of `at`, what is used by it, and the numerator of the part of a micro-token that has
 -- drained.
 local wide
+-- The buckets that limits of different rates or windows have charged, by the index of their key; nil while there is none. Each is a
+-- time: it is true as long as `keep` is not later. What one limit says of such a bucket does not hold until that time, since a charge
+-- by another may lower what it sees.
+local mixed
 
 local function read(k)
   local state = stored[k]
@@ -26,7 +30,10 @@ local function read(k)
     part[k], per[k] = 0, 1
   else
     used[k], at[k], keep[k], part[k], per[k] = struct.unpack('<ddddd', state)
-    if #state >= 72 then
+    if #state == 48 then
+      mixed = mixed or {}
+      mixed[k] = struct.unpack('<d', state, 41)
+    elseif #state >= 72 then
       local all = {struct.unpack('<dddd', state, 41)}
       local count = all[4]
       for i = 4, 3 + count do
@@ -47,6 +54,8 @@ local function write(k)
     local parts = {struct.pack('<ddddddddd', used[k], at[k], keep[k], part[k], per[k], all[1], all[2], all[3], #all - 3)}
     for i = 4, #all do parts[i - 2] = struct.pack('<ddddd', unpack(all[i], 1, 5)) end
     state = table.concat(parts)
+  elseif mixed and mixed[k] and mixed[k] >= keep[k] then
+    state = struct.pack('<dddddd', used[k], at[k], keep[k], part[k], per[k], mixed[k])
   elseif part[k] > 0 then
     state = struct.pack('<ddddd', used[k], at[k], keep[k], part[k], per[k])
   else

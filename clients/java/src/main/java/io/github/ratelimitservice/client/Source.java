@@ -12,6 +12,8 @@ public enum Source {
     DEGRADED,
     /** The shared bucket store, while no limit refuses. The limits are what would have been denied. */
     UNENFORCED,
+    /** What the shared bucket store said a second ago at most. Only of a denial. */
+    MEMORY,
     /** A source of a newer service. */
     UNRECOGNIZED;
 
