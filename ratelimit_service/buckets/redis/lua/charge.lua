@@ -73,7 +73,9 @@ local reserves, settles, extends = false, false, false -- what the charge does t
 -- When that was made; when its hold ends; the second with which its slots come back, and did before. A byte for each bucket of the
 -- charge from which it took nothing, and for each that it was not made with: its position from 0.
 local made_at, ends, second, second_before, untaken, foreign
-local by_time -- whether each wait of the charge is over by time alone, unless something is returned to its bucket
+-- Whether each wait of the charge is over by time alone, unless something is returned to its bucket. Of buckets with levels that is
+-- not said.
+local by_time
 local freed -- the buckets, by key, to which something was returned, or which looks so to a limit of another rate; nil: none
 local clamped -- by the number of a bucket the tokens that it did not record; nil while there are none
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
@@ -134,7 +136,6 @@ local function return_to(k, kind, amount, reserved, when, most, num, den, openin
         all = {unpack(all)}
         all[i] = {level[1], level[2], level[3], left, left > 0 and level[5] or 0}
         wide[k], dirty[k], keep[k] = all, true, math.max(keep[k], now)
-        note_freed(k)
         return
       end
     end
