@@ -22,6 +22,7 @@ class Time:
 
 @pytest.fixture
 def time() -> Time:
+    """What the memory goes by."""
     return Time()
 
 

@@ -51,6 +51,7 @@ class World:
 
 @pytest.fixture
 async def world() -> World:
+    """One in which the limit is used up, and a call was denied."""
     made = World()
     await made.exhaust()
     return made

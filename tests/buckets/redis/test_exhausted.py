@@ -1,4 +1,4 @@
-"""What the script says of denials holds: nothing but time ends those that it marks, unless it says that something else did.
+"""What the script says of denials holds: only time ends those that it marks, unless it says that something else did.
 
 On the histories of `test_sequences.py`: two plans of one subject whose limits of the same name differ in everything,
 reservations, grants, refunds and charges made afterwards.
@@ -151,9 +151,9 @@ def test_what_is_published(valkey_url: str) -> None:
 
 
 def test_two_limits_of_one_bucket(valkey_url: str) -> None:
-    """A charge by a faster limit may let in what a slower one denies: it says so once, and the slower one marks nothing.
+    """A charge by a faster limit may let in what a slower one denies: it says so once.
 
-    Until what the slower one was charged has drained by itself.
+    And the slower one marks nothing until what the slower one was charged has drained by itself.
     """
     channel = Channel(valkey_url)
     slow = Bucket("shared.by.two", 0, Limit("same", Quota(10, Window.HOUR)))
