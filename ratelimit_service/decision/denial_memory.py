@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Final
 
-from ratelimit_service.decision.charge import NEVER, Bucket, Charge, ChargeResult, Exhausted, LimitResult
+from ratelimit_service.decision.charge import NEVER, UNCHANGED, Bucket, Charge, ChargeResult, Exhausted, LimitResult
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.outcome import wait_for
 
@@ -109,7 +109,7 @@ class DenialMemory:
                     for remaining, wait, reset in results
                 ]
             )
-        return ChargeResult(charged=False, limit_results=aged)
+        return new(ChargeResult, (False, aged, 0, 0, UNCHANGED))
 
     def remember(self, charge: Charge, result: Exhausted, sent: float) -> None:
         """Remember the denial of CHARGE, which was sent at SENT or later, a monotonic time in seconds."""

@@ -159,8 +159,7 @@ class DecisionEngine:
             opened, reservation_id = self._reserve(prepared, prepared.hold)
             return _with_id(await self.decide(opened, deadline), reservation_id)
         else:
-            remembered = None if prepared.asks else self._remembered(prepared)
-            decision = remembered or await self._ask(prepared, deadline)
+            decision = self._remembered(prepared) or await self._ask(prepared, deadline)
         policy = decision.policy
         self.tally[NO_PLAN if policy is None else policy.plan][decision.reason][decision.source] += 1
         if not decision.allowed:
@@ -169,12 +168,12 @@ class DecisionEngine:
 
     def _remembered(self, check: PreparedCheck) -> Decision | None:
         """The decision on a check that the store would deny again, if that is known."""
-        charge = check.charge
-        denial = self._denials.find(charge)
+        policy, selection, charge, _, _, asks = check
+        denial = None if asks else self._denials.find(charge)
         if denial is None:
             return None
-        self._usage.charged(charge, denial)
-        return decide(check.policy, check.selection.rules, denial, Source.MEMORY)
+        self._usage.denied(charge, denial)
+        return decide(policy, selection.rules, denial, Source.MEMORY)
 
     async def _ask(self, check: PreparedCheck, deadline: float | None) -> Decision:
         """Have the store decide a check."""
@@ -245,9 +244,7 @@ class DecisionEngine:
     async def _charge_all(
         self, checks: Sequence[PreparedCheck], deadline: float | None
     ) -> list[Decision | ServiceError]:
-        decisions: list[Decision | ServiceError | None] = [
-            None if check.asks else self._remembered(check) for check in checks
-        ]
+        decisions: list[Decision | ServiceError | None] = [self._remembered(check) for check in checks]
         asking = [check for check, decision in zip(checks, decisions, strict=True) if decision is None]
         if len(asking) == len(checks):
             return await self._ask_all(checks, deadline)

@@ -264,7 +264,7 @@ class DescriptorEngine:
         if remembered is None:
             statuses = await self._ask(prepared, deadline)
         else:
-            self._usage.charged(prepared.charge, remembered)
+            self._usage.denied(prepared.charge, remembered)
             statuses = _decide_statuses(prepared, remembered.limit_results, Source.MEMORY)
         allowed = True
         for status in statuses:
