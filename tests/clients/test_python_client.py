@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 
 import pytest
 from ratelimit_client import (
@@ -21,9 +22,20 @@ from clients.late_proxy import target_of
 from clients.scripted_server import ScriptedServer
 
 _FILES = (
-    *("close", "decisions", "denial_cache", "failures", "first_connection", "headers", "ready", "reservations"),
+    *("close", "decisions", "denial_cache", "failures", "first_connection", "grants", "headers", "ready"),
+    "reservations",
     "warnings",
 )
+_UNCALLED = {"close", "wait", "withdraw"}
+"""Steps in which nothing is called."""
+
+
+@pytest.fixture
+def scripted(case: Case) -> Iterator[ScriptedServer]:
+    """A real server of RateLimitService with scripted responses, for one case."""
+    server = ScriptedServer(streams=case.get("stream", False))
+    yield server
+    server.close()
 
 
 @cases(*_FILES)
@@ -40,7 +52,13 @@ def _keep_the_contract(case: Case, scripted: ScriptedServer, target: str) -> Non
             client.wait_until_connected()
         reservation: Reservation | None = None
         for step in case["steps"]:
-            if runner.advance(step) or _close(client, step):
+            if runner.advance(step):
+                continue
+            if step.keys() & _UNCALLED:
+                runner.script(step)
+                _act(client, step, scripted)
+                runner.verify_sent(step)
+                runner.verify_grants(step, lambda: client.grants)
                 continue
             runner.script(step)
             started = time.monotonic()
@@ -63,6 +81,8 @@ def _keep_the_contract(case: Case, scripted: ScriptedServer, target: str) -> Non
             except RateLimitError as error:
                 outcome = error
             runner.verify(step, outcome, client.failures, time.monotonic() - started)
+            runner.verify_grants(step, lambda: client.grants)
+    runner.verify_end(client.grants)
 
 
 @cases(*_FILES, "cancellation")
@@ -81,14 +101,22 @@ async def _keep_the_contract_in_asyncio(case: Case, scripted: ScriptedServer, ta
         for step in case["steps"]:
             if runner.advance(step):
                 continue
-            if "close" in step:
-                await client.close()
+            if step.keys() & _UNCALLED:
+                runner.script(step)
+                if "close" in step:
+                    await client.close()
+                else:
+                    scripted.withdraw(step.get("withdraw", []))
+                await asyncio.to_thread(runner.verify_sent, step)
+                await asyncio.to_thread(runner.verify_grants, step, lambda: client.grants)
                 continue
             runner.script(step)
             started = time.monotonic()
             outcome = await _outcome(client, held, step, scripted)
             took = time.monotonic() - started
             await asyncio.to_thread(runner.verify, step, outcome, client.failures, took)
+            await asyncio.to_thread(runner.verify_grants, step, lambda: client.grants)
+    runner.verify_end(client.grants)
 
 
 @pytest.mark.parametrize("kind", [RateLimitClient, AsyncRateLimitClient])
@@ -123,11 +151,12 @@ def test_a_token_is_checked_where_the_client_is_made(kind: type[RateLimitClient]
     assert str(caught.value) == f"token has {case['problem']} in it; it must be printable ASCII without blanks"
 
 
-def _close(client: RateLimitClient, step: Step) -> bool:
-    """Close the client if STEP says so. Returns whether that is all of it."""
+def _act(client: RateLimitClient, step: Step, server: ScriptedServer) -> None:
+    """Do what STEP says, which is no call."""
     if "close" in step:
         client.close()
-    return "close" in step
+    else:
+        server.withdraw(step.get("withdraw", []))
 
 
 def _call(client: RateLimitClient, call: Step) -> Decision:
