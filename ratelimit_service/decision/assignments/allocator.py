@@ -11,6 +11,8 @@ from secrets import token_bytes
 from time import monotonic
 from typing import Final
 
+import structlog
+
 from ratelimit_service.decision.assignments.payments import TICK, Payments
 from ratelimit_service.decision.assignments.pool import OwnVisit, Pool, name_of
 from ratelimit_service.decision.assignments.shares import Kind, Share, ShareStore, Visited
@@ -29,6 +31,7 @@ from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import RuleTree
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.usage import SEPARATOR
 from ratelimit_service.decision.usage_tally import UsageTally
 
 IDLE_SECONDS: Final = 600.0
@@ -46,12 +49,16 @@ _DEMAND_SECONDS: Final = 1.0
 _CHUNK: Final = 100
 """Buckets that are matched with rules before others get their turn."""
 
+_MAX_WARNED: Final = 100
 _HOLDER_BYTES: Final = 8
 _NO_RULES: Final = RuleTree(DomainRules("none"))
 _FAILURES: Final = {
     RuleOnStoreFailure.ALLOW: Strategy.ALLOW_ALL,
     RuleOnStoreFailure.DENY: Strategy.DENY_ALL,
 }
+
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class Allocator:
@@ -78,9 +85,10 @@ class Allocator:
         self._subscribers: dict[Subscriber, None] = {}
         self._renewals: dict[int, list[Subscription]] = {}
         self.payments = Payments(buckets, now)
-        self.sharing = Sharing(shares, self._pools, self, self.payments.look, now)
+        self.sharing = Sharing(shares, self._pools, self, self.payments.peek, now)
         self._renewed_to = int(now())
         self._checked = now()
+        self._warned: set[str] = set()
         self.reported = {"allowed": 0, "denied": 0}
         """Requests so far that Envoys have decided."""
         self.assigned = dict.fromkeys(ASSIGNMENTS, 0)
@@ -176,7 +184,7 @@ class Allocator:
         if now - self._checked >= 1.0:
             self._checked = now
             self._renew(now)
-            self._look_again()
+            self._revisit()
             await self._follow_rules()
 
     async def finish(self) -> None:
@@ -241,6 +249,8 @@ class Allocator:
         """Find the limits of a bucket by the rules that its stream has, and have it assigned what they allow."""
         tree = subscription.subscriber.tree or _NO_RULES
         terms = Terms(tree.match_bucket(subscription.entries))
+        if terms.unsupported:
+            self._warn(terms)
         now = self._now()
         before, pool = subscription.pool, None
         if terms.buckets:
@@ -260,6 +270,15 @@ class Allocator:
             self.sharing.want(pool, urgent=True)
         elif had is None or had.strategy is not terms.strategy:
             self._send_blanket(subscription, terms.strategy, TTL)
+
+    def _warn(self, terms: Terms) -> None:
+        """Log that the requests of a rule are denied, once for each, or for so many."""
+        rule = terms.limit_set.series.field.replace(SEPARATOR.encode(), b" ").decode("utf-8", "replace")
+        if rule not in self._warned and len(self._warned) < _MAX_WARNED:
+            self._warned.add(rule)
+            _log.warning(
+                "limits with an overdraft cannot be assigned: all requests of the bucket are denied", rule=rule
+            )
 
     def _send_blanket(self, subscription: Subscription, strategy: Strategy, ttl: int) -> None:
         self._send(subscription, subscription.blanket(strategy, ttl, self._now()))
@@ -329,8 +348,8 @@ class Allocator:
         else:
             self._send_blanket(subscription, subscription.terms.strategy, MAX_TTL)
 
-    def _look_again(self) -> None:
-        """Visit pools of limits whose windows have ended since they were looked at."""
+    def _revisit(self) -> None:
+        """Visit pools of limits whose windows have ended since it was peeked at."""
         now = self._now()
         for pool in self._pools.values():
             if pool.terms.has_level and any(

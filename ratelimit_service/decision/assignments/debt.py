@@ -23,8 +23,8 @@ _LATE: Final = 3.0
 _KEPT: Final = 60.0
 """Seconds of a rate that may be late at most. What is more is forgotten."""
 
-_JUDGED: Final = 1.0
-"""Seconds of charges by which it is judged how much less is to be assigned."""
+_PERIOD: Final = 1.0
+"""Seconds of charges by which it is decided how much less is to be assigned."""
 
 ALL: Final = 1_000
 """In place of thousandths: there is no need to assign less."""
@@ -33,12 +33,12 @@ ALL: Final = 1_000
 class Debt:
     """What is owed to one bucket, in tokens: what is charged in the next seconds, and beside it what is late.
 
-    `seen` is what the bucket had at `seen_at`, in monotonic seconds, when it was charged or looked at. `forgotten`:
+    `seen` is what the bucket had at `seen_at`, in monotonic seconds, when it was charged or peeked at. `forgotten`:
     tokens that will never be charged.
     """
 
     __slots__ = (
-        *("_at", "_due", "_every", "_judged", "_late", "_paid", "_pace", "_planned", "_rate"),
+        *("_at", "_due", "_every", "_evaluated", "_late", "_paid", "_pace", "_planned", "_rate"),
         *("bucket", "forgotten", "seen", "seen_at"),
     )
 
@@ -51,7 +51,7 @@ class Debt:
         self._every = _every(bucket)
         self._pace = 0.0
         self._planned = self._late = 0
-        self._at = self._judged = now
+        self._at = self._evaluated = now
         self._due = self._paid = 0
 
     @property
@@ -98,7 +98,7 @@ class Debt:
         self._forget(max(self._late - int(self.bucket.limit.capacity + self._rate * _KEPT), 0))
         self._due += planned
         self._paid += tokens - missed
-        return self._judge(now)
+        return self._evaluate(now)
 
     def lose(self, tokens: int, now: float) -> None:
         """Note that so many TOKENS could not be charged, since the store is away. What drains there is forgotten."""
@@ -109,12 +109,12 @@ class Debt:
             self.forgotten += tokens
         self._at = now
 
-    def _judge(self, now: float) -> int:
+    def _evaluate(self, now: float) -> int:
         keep = ALL
-        if now - self._judged >= _JUDGED:
+        if now - self._evaluated >= _PERIOD:
             if self._every and self.bucket.limit.mode is Mode.ENFORCE and self._late > self._rate * _LATE:
                 keep = min(ALL * self._paid // max(self._due, 1), ALL)
-            self._judged, self._due, self._paid = now, 0, 0
+            self._evaluated, self._due, self._paid = now, 0, 0
         return keep
 
     def _planned_by(self, seconds: float) -> int:

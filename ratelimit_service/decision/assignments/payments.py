@@ -18,7 +18,7 @@ _AT_ONCE: Final = 64
 """Charges that are passed to the store together: it has others to serve."""
 
 _FRESH: Final = 1.0
-"""Seconds for which what a limit had left is known without another look."""
+"""Seconds for which what a limit had left is known without another peek."""
 
 
 class _Payment(NamedTuple):
@@ -70,7 +70,7 @@ class Payments:
             [_Payment(pool, debt, debt.owed) for pool in self._owing for debt in pool.debts if debt.owed]
         )
 
-    async def look(self, pools: Iterable[Pool]) -> None:
+    async def peek(self, pools: Iterable[Pool]) -> None:
         """Find out what limits of these pools have left, of which that has to be known. What is due is charged, too."""
         now = self._now()
         await self._charge(

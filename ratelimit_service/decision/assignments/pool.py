@@ -60,7 +60,7 @@ class Pool:
             self.leaving.append(subscription.bid(now, kind))
 
     def visit(self, now: float) -> OwnVisit:
-        """What the store is told now. The totals follow from what was `seen` of limits that have to be looked at."""
+        """What the store is told now. The totals follow from what was `seen` of limits that have to be peeked at."""
         units, burst, least = self.terms.totals([debt.seen for debt in self.debts])
         own = list(self.subscriptions.values())
         bids = [*self.leaving, *(each.bid(now) for each in own)]

@@ -11,7 +11,7 @@ from ratelimit_service.decision.assignments.shares import Position, ShareStore, 
 from ratelimit_service.decision.ports import StoreUnavailable
 
 WATCH: Final = 0.1
-"""Seconds between two looks for announcements, and before a pool is visited again of which somebody is to have more."""
+"""Seconds between two reads of announcements, and before a pool is visited again of which somebody is to have more."""
 
 SLOW_WATCH: Final = 1.0
 """The same after a failure, while there is no pool, and when nobody has given it up for long."""
@@ -49,14 +49,14 @@ class Sharing:
         shares: ShareStore,
         pools: Mapping[str, Pool],
         holders: Holders,
-        look: Callable[[Sequence[Pool]], Awaitable[None]],
+        peek: Callable[[Sequence[Pool]], Awaitable[None]],
         now: Callable[[], float],
     ) -> None:
-        """POOLS are those of this process, by name. LOOK finds out what their limits have left, before a visit."""
+        """POOLS are those of this process, by name. PEEK finds out what their limits have left, before a visit."""
         self._shares = shares
         self._pools = pools
         self._holders = holders
-        self._look = look
+        self._peek = peek
         self._now = now
         self._wanted: dict[Pool, None] = {}
         self._any, self._urgent = asyncio.Event(), asyncio.Event()
@@ -134,7 +134,7 @@ class Sharing:
         return read
 
     async def _visit(self, pools: Sequence[Pool]) -> None:
-        await self._look([pool for pool in pools if pool.terms.has_level])
+        await self._peek([pool for pool in pools if pool.terms.has_level])
         now = self._now()
         own = [pool.visit(now) for pool in pools]
         try:

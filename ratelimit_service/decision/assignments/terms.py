@@ -86,7 +86,7 @@ class Terms:
         )
 
     def totals(self, seen: Sequence[LimitResult | None]) -> Totals:
-        """What may be spent now. SEEN is what each of `buckets` had left lately, None where nobody has looked."""
+        """What may be spent now. SEEN is what each of `buckets` had left lately, None where nobody has peeked."""
         rate, burst, least = self._rate, MAX_UINT32, 1
         for limit, index in self._enforced:
             result = seen[index]

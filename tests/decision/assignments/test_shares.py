@@ -131,7 +131,7 @@ def test_a_store_that_has_lost_all_gives_nothing_more_at_first() -> None:
 
 
 def test_nothing_to_share() -> None:
-    """Of a limit that is used up, each holder gets nothing, and is told so."""
+    """Of a limit that is used up, each holder gets nothing, and that is known at once."""
     assert Pool().visit(new(1), units=0, burst=0, least=0).shares == [(0, 0, TTL_US, False)]
 
 
