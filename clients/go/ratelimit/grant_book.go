@@ -314,29 +314,30 @@ func (b *grantBook) add(flight *flight, response *ratelimitv1.GrantResponse, now
 	more := &units{
 		decision: decision, grantID: flight.request.GrantId, size: int64(response.Granted), expires: flight.began + ttl,
 	}
-	missing := int64(flight.request.Wants) - more.size
-	isShort := missing > 0 && decision.Remaining/int64(pool.cost) < missing
+	wanted := int64(flight.request.Wants)
 	pool.horizon = ttl / 2
+	pool.isNear = isNear(&decision, pool.horizon)
 	key.ended.Granted += uint64(more.size)
 	key.denial.Store(nil)
 	pool.denial.Store(nil)
 	pool.checkedUntil = 0
-	pool.add(more, isShort, time.Duration(b.roundTrip.Load()), now)
+	pool.add(more, wanted, time.Duration(b.roundTrip.Load()), now)
 	if more.expires <= now { // the network takes longer than units last
 		pool.checkedUntil = now + time.Second
 	}
-	if !isShort {
-		return
+	if missing := wanted - more.size; missing > 0 && decision.Remaining/int64(pool.cost) < missing {
+		denied := overLimit(decision, untilOne(&decision))
+		b.refuse(flight, pool, &denial{decision: denied, at: now}, decision.Remaining, now)
+		if b.isPaced {
+			b.deny(key, pool, denied, now, 0)
+		}
 	}
-	wait := untilOne(&decision)
-	denied := overLimit(decision, wait)
-	b.refuse(flight, pool, &denial{decision: denied, at: now}, decision.Remaining, now)
-	switch {
-	case decision.Remaining <= 0:
-		b.deny(key, pool, denied, now, wait)
-	case b.isPaced:
-		b.deny(key, pool, denied, now, 0)
-	}
+}
+
+// isNear is whether the binding limit has less left than it gives in the horizon.
+func isNear(decision *Decision, horizon time.Duration) bool {
+	limit := bindingLimit(*decision)
+	return limit != nil && float64(limit.Remaining)*float64(limit.Window) < float64(limit.Limit)*float64(horizon)
 }
 
 // refuse denies the last of the calls that wait for units of a pool: those for which the limit had no token left, by so much less
@@ -366,6 +367,7 @@ func (b *grantBook) deny(key *grantKey, pool *pool, decision Decision, now, wait
 		wait = pause
 		decision = overLimit(decision, wait)
 	}
+	pool.isNear = true
 	denied := &denial{decision: decision, at: now, until: now + min(wait, b.maxDenial)}
 	if ofTheKey {
 		key.release(now)
@@ -476,7 +478,7 @@ func (b *grantBook) ask(key *grantKey, pool *pool, now time.Duration) {
 	if pool != nil {
 		pool.wantsMore = false
 		waiting := key.waiting(pool)
-		wants = pool.demand.wants(now, pool.spent()+pool.denied.Load()+waiting, waiting, pool.horizon)
+		wants = pool.demand.wants(now, pool.spent()+pool.denied.Load()+waiting, waiting, pool.horizon, b.ahead(pool))
 	}
 	flight := key.ask(pool, wants, now)
 	for _, waits := range key.waiters {
@@ -485,6 +487,17 @@ func (b *grantBook) ask(key *grantKey, pool *pool, now time.Duration) {
 	b.requests.Add(1)
 	b.flights.Add(1)
 	b.sender.send(flight)
+}
+
+// ahead is the time for whose calls units are asked for: near the limit, where others need them, only for calls that wait.
+func (b *grantBook) ahead(pool *pool) time.Duration {
+	switch {
+	case !pool.isNear:
+		return pool.horizon
+	case b.isPaced:
+		return pool.horizon / 2
+	}
+	return 0
 }
 
 // check looks at a key that was due, if it still is: it returns units that nobody spends, asks for more before others expire, and

@@ -34,9 +34,9 @@ func (d *demand) gap(longest time.Duration) time.Duration {
 	return time.Duration(1 / d.perNanosecond)
 }
 
-// wants is the units to ask for, after so many calls in all, for those of them that wait and those that come within the horizon.
+// wants is the units to ask for, after so many calls in all, for those of them that wait and those that come within a time ahead.
 // Demand rises at once, and falls by the part of the horizon that has passed since the last request.
-func (d *demand) wants(now time.Duration, calls, waiting int64, horizon time.Duration) int64 {
+func (d *demand) wants(now time.Duration, calls, waiting int64, horizon, ahead time.Duration) int64 {
 	if d.calls > 0 && horizon > 0 {
 		elapsed := float64(max(now-d.since, minElapsed))
 		more := float64(max(calls-d.calls, 0))/elapsed - d.perNanosecond
@@ -46,6 +46,6 @@ func (d *demand) wants(now time.Duration, calls, waiting int64, horizon time.Dur
 		d.perNanosecond += more
 	}
 	d.since, d.calls = now, calls
-	expected := min(int64(math.Round(min(d.within(horizon), maxUnits))), growth*d.last)
+	expected := min(int64(math.Round(min(d.within(ahead), maxUnits))), growth*d.last)
 	return min(max(expected+waiting, 1), maxUnits)
 }

@@ -76,6 +76,8 @@ type pool struct {
 	// horizon is the time for which units are asked for: half of the last ttl. 0 before the first grant.
 	horizon time.Duration
 	demand  demand
+	// isNear is whether the limit has less left than it gives in the horizon, so that others need what is held here.
+	isNear bool
 	// wantsMore is whether so few units are left that more are to be asked for.
 	wantsMore bool
 	// checkedUntil is until when calls are checked one by one.
@@ -121,12 +123,13 @@ func (p *pool) left() int64 {
 // spent is the units that were spent so far.
 func (p *pool) spent() int64 { return p.granted - p.unused - p.left() }
 
-// add is one more grant, of a pool that knows its horizon and its demand. isShort is whether a limit had less than was wanted.
-func (p *pool) add(more *units, isShort bool, roundTrip, now time.Duration) {
+// add is one more grant, of a pool that knows its horizon and its demand. Who got less than he wanted, or is near the limit, asks for
+// more when he needs some, and not before.
+func (p *pool) add(more *units, wanted int64, roundTrip, now time.Duration) {
 	p.granted += more.size
 	p.demand.last = more.size
 	more.reserve = -1
-	if !isShort {
+	if more.size >= wanted && !p.isNear {
 		lasts := max(p.horizon/4, roundTrips*roundTrip)
 		if reserve := int64(min(p.demand.within(lasts), float64(more.size/2))); reserve > 0 {
 			more.reserve = reserve
