@@ -28,9 +28,9 @@ The protos of `ratelimit.v1`, file by file, with every field's units and bounds.
 `grpcurl -plaintext localhost:50051 describe ratelimit.v1.RateLimitService`. Who may call what is a
 [table](../../security.md#who-is-trusted-with-what); errors have [a page for each reason](../../errors/README.md).
 
-Beside them servers speak Envoy's rate limit protocol (`envoy.service.ratelimit.v3`) and its authorization protocol
-(`envoy.service.auth.v3`), whose reference is Envoy's ([how to use them](../../../deploy/envoy/README.md)), and
-`grpc.health.v1` and `grpc.reflection`.
+Beside them servers speak Envoy's rate limit protocol (`envoy.service.ratelimit.v3`), its authorization protocol
+(`envoy.service.auth.v3`) and its rate limit quota protocol (`envoy.service.rate_limit_quota.v3`), whose reference is
+Envoy's ([how to use them](../../../deploy/envoy/README.md)), and `grpc.health.v1` and `grpc.reflection`.
 
 In JSON, as grpcurl reads and prints it, fields have the names that they have here, a duration is `"3600s"`, a time
 `"2027-01-31T12:00:00Z"`, and a field mask `"plan,labels"`.

@@ -278,7 +278,8 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
     "Bucket store": (
         Panel(
             "Round trips",
-            "How long Redis takes for a batch of charges. Above RATELIMIT_STORE_SLOW plans decide by on_store_failure.",
+            "How long Redis takes for a batch of charges, or a probe. Above RATELIMIT_STORE_SLOW plans decide by "
+            "on_store_failure.",
             "s",
             [
                 (
@@ -386,13 +387,17 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
         ),
         Panel(
             "Lookups",
-            "Keys that were not in memory, and calls whose key or token could not be looked up in time: somebody makes "
-            "them up, or Postgres is slow.",
+            "Keys that were not in memory, calls whose key or token could not be looked up in time, and calls with an "
+            "unknown key: somebody makes them up, or Postgres is slow.",
             "reqps",
             [
                 ("sum(rate(ratelimit_policy_cache_misses_total{}[$__rate_interval]))", "keys looked up"),
                 ("sum(rate(ratelimit_lookups_deferred_total{}[$__rate_interval]))", "keys not in time"),
                 ("sum(rate(ratelimit_token_lookups_deferred_total{}[$__rate_interval]))", "tokens not in time"),
+                (
+                    'sum(rate(ratelimit_decisions_total{reason="KEY_UNKNOWN", {}}[$__rate_interval]))',
+                    "calls, unknown key",
+                ),
             ],
         ),
         Panel(

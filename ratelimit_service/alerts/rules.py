@@ -17,6 +17,9 @@ MIN_DENIED: Final = 20
 MIN_SHARE: Final = 0.05
 """Share of denials below which it is no news."""
 
+NEW_SHARE: Final = 0.5
+"""The same where a plan had fewer than MIN_CALLS calls before, so that there is nothing to compare with."""
+
 BASELINE_MINUTES: Final = 15
 """Minutes before the last one that it is compared with."""
 
@@ -69,6 +72,8 @@ def denial_conditions(
 ) -> list[Condition]:
     """Plans whose share of denials in minute LAST is at least twice that of the minutes before, or still is.
 
+    Of a plan that had hardly a call before, it is news from NEW_SHARE on: its usual share is not known.
+
     An alert that is firing stays so until the share was below twice its own baseline, or below the floors, for
     CALM_MINUTES, or for MAX_EPISODE_US at most.
     """
@@ -105,9 +110,9 @@ def degraded_condition(minutes: Iterable[PlanMinute], last: int, *, store_error:
 def _newly_denied(target: str, minutes: Sequence[PlanMinute], last: int) -> Condition | None:
     before = [minute for minute in minutes if last - BASELINE_MINUTES <= minute.minute < last]
     calls = sum(minute.calls for minute in before)
-    baseline = sum(minute.denied for minute in before) / calls if calls else 0.0
+    baseline = sum(minute.denied for minute in before) / calls if calls >= MIN_CALLS else None
     for minute in minutes:
-        if minute.minute == last and _is_news(minute, baseline):
+        if minute.minute == last and _is_news(minute, NEW_SHARE / 2 if baseline is None else baseline):
             return _denied(target, minute, baseline)
     return None
 
@@ -128,12 +133,14 @@ def _is_news(minute: PlanMinute, baseline: float) -> bool:
     return enough and share >= max(2 * baseline, MIN_SHARE)
 
 
-def _denied(target: str, minute: PlanMinute, baseline: float) -> Condition:
+def _denied(target: str, minute: PlanMinute, baseline: float | None) -> Condition:
+    """BASELINE: the share before, None if that is not known."""
     share = round(minute.denied * 100 / minute.calls, 1)
-    before = round(baseline * 100, 1)
+    before = round((baseline or 0.0) * 100, 1)
+    after = "hardly a call" if baseline is None else f"{before:g} %"
     summary = (
         f"{share:g} % of the calls of {target} were denied within a minute ({minute.denied:,} of {minute.calls:,}), "
-        f"after {before:g} % in the {BASELINE_MINUTES} minutes before"
+        f"after {after} in the {BASELINE_MINUTES} minutes before"
     )
     detail = {"calls": minute.calls, "denied": minute.denied, "percent": share, "baseline_percent": before}
     return Condition(Rule.DENIALS, target, "", 0, summary, detail)

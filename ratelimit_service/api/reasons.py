@@ -6,8 +6,8 @@ from typing import Final
 
 import structlog
 
-LOG_SECONDS: Final = 1.0
-"""Between two lines about one reason."""
+LOG_SECONDS: Final = 60.0
+"""Between two lines about one reason: many a second would hide others. Counters have all of them."""
 
 _MAX_DETAIL: Final = 200  # characters
 
@@ -15,7 +15,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class ReasonCounts:
-    """Counts by method and reason, and logs at most one line a second for each: EVENT, with the number since the last.
+    """Counts by method and reason, and logs at most one line a minute for each: EVENT, with the number since the last.
 
     Reasons are the code's own, never a caller's, so there are few.
     """

@@ -27,7 +27,7 @@ IN_A_SHELL: Final = [
 
 JAVA: Final = "clients/java/src/test/java/io/github/ratelimitservice/client/e2e/ServiceIT.java"
 LANGUAGE_MODELS: Final = ("llm", "llm_reserved")
-ENVOY: Final = ("", "ext_authz/", "ext_authz_rls/", "llm/", "llm_reserved/", "rls/")
+ENVOY: Final = ("", "ext_authz/", "ext_authz_rls/", "llm/", "llm_reserved/", "rlqs/", "rls/")
 EXAMPLES: Final = "tests/api/envoy/test_examples.py"
 RUN_BY: Final = {
     ("README.md", ""): "tests/test_readme.py",
@@ -72,6 +72,7 @@ RUN_BY: Final = {
     ("docs/guides/upgrade.md", "yaml"): "tests/faults/test_upgrade.py",
     **{(f"deploy/envoy/{name}README.md", ""): EXAMPLES for name in ENVOY},
     **{(f"deploy/envoy/{name}README.md", "sh"): EXAMPLES for name in ENVOY if "llm" not in name},
+    ("deploy/envoy/rlqs/README.md", "sh"): "tests/api/envoy/test_rlqs.py",
 }
 """Which test runs the blocks of a language on a page."""
 

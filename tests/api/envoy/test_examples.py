@@ -22,7 +22,7 @@ from ratelimit_service.management.tokens import Role
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "deploy" / "envoy"
 NAMES = ("rls", "ext_authz", "ext_authz_rls")
-ALL = (*NAMES, "llm", "llm_reserved")
+ALL = (*NAMES, "rlqs", "llm", "llm_reserved")
 LISTEN, SERVICE, UPSTREAM = 10_000, 50_051, 8_080
 
 StartExample = Callable[[str], FrontEnvoy]
@@ -195,7 +195,7 @@ def test_the_readme(name: str) -> None:
     readme = EXAMPLES / name / "README.md"
     text = readme.read_text()
     own = f"deploy/envoy/{name}/envoy.yaml"
-    if name.startswith("llm"):  # the token has to be put in
+    if name not in NAMES:  # the token has to be put in
         copy = f".ratelimit/{name}.yaml"
         assert f" {own} > {copy}\n" in text
         own = copy
