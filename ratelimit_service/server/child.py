@@ -23,7 +23,7 @@ _ERROR: Final = "error "
 _BEAT: Final = "beat"
 _REST: Final = "rest"
 
-_BEAT_SECONDS: Final = 0.1
+_BEAT_SECONDS: Final = 0.2
 """Between two reports of a process that it lives."""
 
 STACKS: Final = signal.SIGUSR2
