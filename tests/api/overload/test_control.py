@@ -242,6 +242,11 @@ async def test_calls_are_shed_only_while_envoy_cannot_keep_up(control: OverloadC
     assert first > 0
     control.congested = True
     assert shedding.adapt(saturated=True) > first
+    control.congested = False
+    for _ in range(60):
+        control.refused_of = dict.fromkeys(range(40), 100)
+        percent = shedding.adapt(saturated=False)
+    assert percent == 0
 
 
 async def test_calls_whose_message_does_not_come_are_no_queue(control: OverloadControl) -> None:
