@@ -212,7 +212,7 @@ def test_a_missing_database_is_reported(doctor: Doctor, database_url: str) -> No
 
 
 def test_one_postgres_of_two(doctor: Doctor, database_url: str) -> None:
-    """If that for changes is away, that for decisions is examined all the same, and it is said which one is away."""
+    """If that for changes is away, that for decisions is examined all the same, and the finding names the other one."""
     host, _, port = free_address().rpartition(":")
     found = doctor(DATABASE_URL=f"postgresql://ratelimit:x@{host}:{port}/limits", DECISION_DATABASE_URL=database_url)
     assert found["postgres"][1].endswith(f"(RATELIMIT_DATABASE_URL at {host}:{port} refuses connections)")
