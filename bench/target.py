@@ -80,7 +80,8 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
     )
     config = folder / "envoy.json"
     config.write_text(json.dumps(envoy_config(options)))
-    return ["ratelimit_service.server.envoy_worker", str(os.getpid()), str(config), "1"]
+    worker = ["ratelimit_service.server.process", "ratelimit_service.server.envoy_worker"]
+    return [*worker, str(os.getpid()), str(config), "1"]
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A process that the supervisor started, from both sides: how it is started, what it reports, and how it ends."""
 
 import asyncio
-import ctypes
 import faulthandler
 import os
 import signal
@@ -13,17 +12,20 @@ from typing import Any, Final
 from ratelimit_service.errors import StartupError
 from ratelimit_service.logs import set_up_logging
 from ratelimit_service.process_name import PROCESS_VARIABLE
+from ratelimit_service.server.parent import die_with
 from ratelimit_service.settings import Settings
 
 _REPORT_VARIABLE: Final = "RATELIMIT_REPORT_FD"
 _DRAIN_VARIABLE: Final = "RATELIMIT_DRAIN_FD"
+
+_PROCESS: Final = "ratelimit_service.server.process"
 
 _READY: Final = "ready"
 _ERROR: Final = "error "
 _BEAT: Final = "beat"
 _REST: Final = "rest"
 
-_BEAT_SECONDS: Final = 0.1
+_BEAT_SECONDS: Final = 0.2
 """Between two reports of a process that it lives."""
 
 STACKS: Final = signal.SIGUSR2
@@ -45,7 +47,7 @@ async def start(  # noqa: PLR0913  all that a process has
     on_ready: Callable[[], None] = lambda: None,
     inherited: Sequence[int] = (),
 ) -> "Child":
-    """Start MODULE of this Python as a process; ON_READY is called once it serves. Raises OSError.
+    """Start the `main` of MODULE as a process; ON_READY is called once it serves. Raises OSError.
 
     INHERITED are file descriptors that it has under the same numbers.
 
@@ -58,6 +60,7 @@ async def start(  # noqa: PLR0913  all that a process has
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
+            _PROCESS,
             module,
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
@@ -255,21 +258,3 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     import uvloop  # noqa: PLC0415 not on every platform
 
     return uvloop.new_event_loop()
-
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent, the process PARENT, ends, however that ends.
-
-    It survives an exec, so it holds for an Envoy that takes this process's place. Ends at once if the parent is gone
-    already. Linux only; elsewhere a child that outlives its supervisor holds the port, and the next supervisor reports
-    that.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:
-        raise SystemExit(0)

@@ -2,8 +2,6 @@
 
 With RATELIMIT_PLANE=decision it has health and reflection alone. It is behind the HTTP port too, with either transport:
 then it decides calls, apart from the workers.
-
-It runs as `python -m ratelimit_service.server.control_plane PARENT_PID`.
 """
 
 import asyncio
@@ -19,6 +17,11 @@ _LAST_CALLS: Final = 1.0
 """Seconds that calls under way get: those of management are short, and health watches continue at the successor."""
 
 
+def main() -> None:
+    """Run the process until SIGTERM, or until the parent, whose id is the first argument, ends."""
+    run_server(serve, behind_envoy=True)
+
+
 async def serve(
     planes: DecisionPlane, server: GrpcServer, settings: Settings, supervisor: SupervisorLink, stop: asyncio.Event
 ) -> None:
@@ -31,7 +34,3 @@ async def serve(
     announcing.cancel()
     supervisor.rest()
     await server.close(min(settings.drain_timeout, _LAST_CALLS))
-
-
-if __name__ == "__main__":
-    run_server(serve, behind_envoy=True)

@@ -24,7 +24,7 @@ from ratelimit_service.transport.envoy.tls import Tls
 from ratelimit_service.transport.grpcio.tls import Certificates
 
 _WORKER: Final = "ratelimit_service.server.envoy_worker"
-_APP: Final = "ratelimit_service.server.embedded_app:app"
+_APP: Final = "ratelimit_service.server.embedded:app"
 
 _THREADS: Final = 1
 """Threads that read and write for one interpreter. With two, which wait for the interpreter and wake each other, a call

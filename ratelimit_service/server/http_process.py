@@ -1,6 +1,6 @@
 """The process of the HTTP port: it passes calls on to a gRPC server of this server, and knows no store.
 
-It runs as `python -m ratelimit_service.server.http_process PARENT_PID`, once for each server that has the port.
+It runs once for each server that has the port.
 """
 
 import asyncio
@@ -41,7 +41,3 @@ async def _run(settings: Settings, supervisor: SupervisorLink) -> None:
     await listener.close(settings.drain_timeout)
     releasing.cancel()
     await backend.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,6 @@
 """The operations process: serves the operations port, and does the control plane's background work, if it is here.
 
-It runs as `python -m ratelimit_service.server.operations PARENT_PID`, once for each server, and has no part in calls:
-it needs no store to answer, and if it ends it is started again.
+It runs once for each server, and has no part in calls: it needs no store to answer, and if it ends it is started again.
 """
 
 import asyncio
@@ -180,7 +179,3 @@ class _Process:
 
     def _listeners(self) -> list[Listener]:
         return [listener for listener in (self._operations, self._console) if listener is not None]
-
-
-if __name__ == "__main__":
-    main()

@@ -8,9 +8,10 @@ from typing import Final
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from fixtures.dev_server import PROGRAM, DevServer
-from ratelimit_service.cli.app import Commands
+from ratelimit_service.cli.app import Commands, app
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -39,8 +40,8 @@ def test_a_command_is_listed_as_it_describes_itself(name: str) -> None:
 @pytest.mark.parametrize("name", Commands.entries)
 def test_every_command_has_help(name: str) -> None:
     """Each command can be imported, and prints its usage and options."""
-    done = run(name, "--help")
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, [name, "--help"], prog_name="ratelimit-service")
+    assert done.exit_code == 0, done.output
     assert done.stdout.startswith(f"Usage: ratelimit-service {name} ")
     assert "-h, --help" in done.stdout
 

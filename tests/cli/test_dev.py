@@ -19,25 +19,40 @@ from ratelimit_service.cli.dev import _command
 from ratelimit_service.cli.environment import load_settings
 
 
-def test_a_second_start_keeps_everything(own_dev_server: DevServer) -> None:
-    """Key, token, own plans, and what a bucket has left are the same after a stop and a start; both exit with 0."""
+def test_what_a_start_keeps_and_what_it_replaces(own_dev_server: DevServer) -> None:
+    """After SIGKILL, SIGTERM or SIGINT the next start has all that was there, but for a demo key or token revoked.
+
+    What a kill leaves behind is taken over; a stop leaves no process, and exits with 0.
+    """
     own_dev_server.start()
-    before = own_dev_server.state
+    first = own_dev_server.state
+    assert own_dev_server.stop(signal.SIGKILL) == -signal.SIGKILL
+
+    own_dev_server.start()
+    second = own_dev_server.state
+    assert (second["api_key"], second["admin_token"]) == (first["api_key"], first["admin_token"])
     made = own_dev_server.run(
         "plans", "create", "-", stdin="{name: own, limits: [{name: q, quota: {amount: 9, window: YEAR}}]}"
     )
     assert made.returncode == 0, made.stderr
     created = json.loads(own_dev_server.run("keys", "create", "--plan", "own", "--subject", "s", "--json").stdout)
     assert own_dev_server.run("check", created["secret"], "--cost", "4").returncode == 0
+    assert own_dev_server.run("keys", "revoke", first["api_key"].split("_")[2]).returncode == 0
+    assert own_dev_server.run("admin-tokens", "revoke", "dev").returncode == 0
     assert own_dev_server.stop() == 0
+    folder = str(own_dev_server.data_dir)
+    commands = (" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    assert [command for command in commands if folder in command] == []
 
     own_dev_server.start()
-    after = own_dev_server.state
-    assert (after["api_key"], after["admin_token"]) == (before["api_key"], before["admin_token"])
+    third = own_dev_server.state
+    assert third["api_key"] != first["api_key"]
+    assert third["admin_token"] != first["admin_token"]
+    assert own_dev_server.run("check", third["api_key"]).returncode == 0
     left = json.loads(own_dev_server.run("check", created["secret"], "--json").stdout)
     assert (left["allowed"], left["remaining"]) == (True, "4")
-    subjects = json.loads(own_dev_server.run("keys", "list", "--json").stdout)["keys"]
-    assert [key["subject"] for key in subjects] == ["demo", "s"]
+    keys = json.loads(own_dev_server.run("keys", "list", "--json").stdout)["keys"]
+    assert [(key["subject"], key["state"]) for key in keys if key["subject"] != "demo"] == [("s", "ACTIVE")]
     assert own_dev_server.stop(signal.SIGINT) == 0
 
 
@@ -69,14 +84,19 @@ def test_demo(dev_server: DevServer) -> None:
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_port_0_is_any_free_port(transport: str, own_dev_server: DevServer) -> None:
-    """With port 0, the output, dev.json and the commands that read it name the port that was taken."""
+    """With port 0, the output, dev.json and the commands that read it name the port that was taken.
+
+    A database that is set for other commands gets no demo key: dev reports that it uses its own.
+    """
     own_dev_server.environment |= {
+        "RATELIMIT_DATABASE_URL": "postgresql://user@127.0.0.1:1/production",
         "RATELIMIT_TRANSPORT": transport,
         "RATELIMIT_LISTEN": "127.0.0.1:0",
         "RATELIMIT_OPERATIONS_LISTEN": "127.0.0.1:0",
         "RATELIMIT_HTTP_LISTEN": "127.0.0.1:0",
     }
     own_dev_server.start()
+    assert "RATELIMIT_DATABASE_URL is set but ignored: dev uses its own" in own_dev_server.output
     listen = own_dev_server.state["listen"]
     assert listen != "127.0.0.1:0"
     assert f"ratelimit-service serves on {listen}. Transport {transport}: " in own_dev_server.output
@@ -150,43 +170,6 @@ def test_beyond_loopback_a_decision_needs_a_token(own_dev_server: DevServer) -> 
         "token"
     ]
     assert own_dev_server.run("check", key, "--token", token).returncode == 0
-
-
-def test_other_stores_are_not_used(own_dev_server: DevServer) -> None:
-    """A database that is set for other commands gets no demo key: dev reports that it uses its own."""
-    own_dev_server.environment["RATELIMIT_DATABASE_URL"] = "postgresql://user@127.0.0.1:1/production"
-    own_dev_server.start()
-    assert "RATELIMIT_DATABASE_URL is set but ignored: dev uses its own" in own_dev_server.output
-
-
-def test_starts_again_after_it_was_killed(own_dev_server: DevServer) -> None:
-    """After SIGKILL the next start takes over what is left behind, keeps the key, and leaves no process behind."""
-    own_dev_server.start()
-    key = own_dev_server.state["api_key"]
-    assert own_dev_server.stop(signal.SIGKILL) == -signal.SIGKILL
-    own_dev_server.start()
-    assert own_dev_server.state["api_key"] == key
-    assert own_dev_server.run("check", key).returncode == 0
-    assert own_dev_server.stop() == 0
-    folder = str(own_dev_server.data_dir)
-    commands = (" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
-    assert [command for command in commands if folder in command] == []
-
-
-def test_what_was_revoked_is_replaced(own_dev_server: DevServer) -> None:
-    """A demo key or admin token that is no longer valid is replaced at the next start; valid ones stay."""
-    own_dev_server.start()
-    first = own_dev_server.state
-    key_id = first["api_key"].split("_")[2]
-    assert own_dev_server.run("keys", "revoke", key_id).returncode == 0
-    assert own_dev_server.run("admin-tokens", "revoke", "dev").returncode == 0
-    own_dev_server.stop()
-    own_dev_server.start()
-    second = own_dev_server.state
-    assert second["api_key"] != first["api_key"]
-    assert second["admin_token"] != first["admin_token"]
-    assert own_dev_server.run("check", second["api_key"]).returncode == 0
-    assert own_dev_server.run("keys", "list").returncode == 0
 
 
 @pytest.mark.parametrize(

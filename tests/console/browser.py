@@ -3,14 +3,18 @@
 import html
 import re
 import ssl
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 import httpx
 
+from ratelimit_service.console.routes import ROUTES
+
 _CSRF = re.compile(r'name="csrf" value="([0-9a-f]+)"')
 _ONCE = re.compile(r'name="once" value="([^"]+)"')
+_WORDS = {part for route in ROUTES for part in route.path.split("/")}
 _LINK = re.compile(r'(?:href|action)="([^"]+)"')
 
 
@@ -74,9 +78,10 @@ class Browser:
         """What the session's cookie holds."""
         return next(value for name, value in self.client.cookies.items() if "session" in name)
 
-    def walk(self, most: int = 400) -> Iterator[tuple[str, httpx.Response]]:
-        """Open every page that links lead to, each once."""
-        waiting, seen = ["/"], {"/"}
+    def walk(self, *first: str, most: int = 6) -> Iterator[tuple[str, httpx.Response]]:
+        """Open the FIRST pages, and those that links lead to from there and from the start, so many of each kind."""
+        waiting, seen = [*first, "/"], {*first, "/"}
+        kinds: Counter[str] = Counter()
         while waiting:
             path = waiting.pop(0)
             answer = self.get(path)
@@ -86,12 +91,20 @@ class Browser:
                 found.append(answer.headers["location"])
             for link in found:
                 local = link.removeprefix(self.origin).removeprefix("/console").partition("#")[0]
-                if link.startswith("/console/") and local not in seen and len(seen) < most:
+                if link.startswith("/console/") and local not in seen and kinds[_kind(local)] < most:
+                    kinds[_kind(local)] += 1
                     seen.add(local)
                     waiting.append(local)
 
     def _url(self, path: str) -> str:
         return path if path.startswith("http") else f"{self.base}{path}"
+
+
+def _kind(path: str) -> str:
+    """Which page it is, whatever it shows: its words, and the names of what is asked for."""
+    start, _, query = path.partition("?")
+    words = "/".join(part if part in _WORDS else "*" for part in start.split("/"))
+    return "&".join([words, *sorted(each.partition("=")[0] for each in query.split("&"))])
 
 
 def _names(headers: Mapping[str, str]) -> dict[str, str]:

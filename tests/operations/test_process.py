@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -12,8 +13,8 @@ import pytest
 
 from fixtures.postgres import OwnPostgres
 from fixtures.served import START_SECONDS, Serve, Server, free_address, launch, make_settings
-from fixtures.valkey import StartValkey
 from operations.probe import ask, wait_for
+from ratelimit_service.devstores.valkey import EmbeddedValkey
 from server.streams import open_stream
 
 StartOwn = Callable[..., Server]
@@ -22,17 +23,35 @@ both_transports = pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 
 
 @pytest.fixture(scope="module")
-def server(serve: Serve) -> Iterator[Server]:
-    """A server with an operations port, for tests that break nothing."""
-    server = serve("grpcio", workers=2, operations_listen=free_address())
-    yield server
-    server.close()
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    """The bucket store of `servers`."""
+    valkey = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    valkey.start()
+    yield valkey
+    valkey.stop()
+
+
+@pytest.fixture(scope="module")
+def servers(serve: Serve, store: EmbeddedValkey) -> Callable[[str], Server]:
+    """The server of a transport, with two workers: for tests after which it is as before."""
+
+    @cache
+    def start(transport: str) -> Server:
+        return serve(transport, workers=2, redis_url=store.url, operations_listen=free_address())
+
+    return start
+
+
+@pytest.fixture
+def server(servers: Callable[[str], Server]) -> Server:
+    """The one of grpcio."""
+    return servers("grpcio")
 
 
 @both_transports
-def test_a_server_that_serves_is_ready(own_server: StartOwn, transport: str) -> None:
+def test_a_server_that_serves_is_ready(servers: Callable[[str], Server], transport: str) -> None:
     """Once a server reports that it serves, /readyz is 200, and the metrics count its workers."""
-    server = own_server(transport, workers=2, operations_listen=free_address())
+    server = servers(transport)
     answer = ask(server.settings.operations_listen, "/readyz")
     assert (answer.status, answer.text) == (200, "ready\n")
     answer = ask(server.settings.operations_listen, "/metrics")
@@ -59,19 +78,17 @@ def test_methods(server: Server, path: str) -> None:
 
 
 @both_transports
-def test_a_dead_bucket_store(own_server: StartOwn, valkey: StartValkey, transport: str) -> None:
+def test_a_bucket_store_that_hangs(servers: Callable[[str], Server], store: EmbeddedValkey, transport: str) -> None:
     """While Valkey hangs the server is degraded, and ready: it decides. When it is back, so is `ready`."""
-    store = valkey()
-    server = own_server(transport, redis_url=store.url, operations_listen=free_address())
-    address = server.settings.operations_listen
+    address = servers(transport).settings.operations_listen
     frozen = psutil.Process(store.pid)
     frozen.suspend()
-    wait_for(address, 200, "degraded: redis does not answer, though connections are accepted, calls are decided by")
-    assert ask(address, "/healthz").status == 200
-    frozen.resume()
+    try:
+        wait_for(address, 200, "degraded: redis does not answer, though connections are accepted, calls are decided by")
+        assert ask(address, "/healthz").status == 200
+    finally:
+        frozen.resume()
     wait_for(address, 200, "ready")
-    store.stop()
-    wait_for(address, 200, "degraded: redis refuses connections, calls are decided by")
 
 
 def test_postgres_is_down(own_server: StartOwn, own_postgres: OwnPostgres) -> None:
@@ -89,29 +106,20 @@ def test_postgres_is_down(own_server: StartOwn, own_postgres: OwnPostgres) -> No
     wait_for(address, 200, "ready")
 
 
-def test_workers_that_hang(own_server: StartOwn) -> None:
-    """A worker that hangs does not count as serving; without any, the server is not ready, but lives, and recovers."""
-    server = own_server("grpcio", workers=2, operations_listen=free_address())
+def test_workers_that_hang_or_are_gone(server: Server) -> None:
+    """Neither counts as serving; without any worker the server is not ready, but lives, and recovers."""
     address = server.settings.operations_listen
     first, second = server.workers()
     first.suspend()
     wait_for(address, 200, "degraded: 1 of 2 workers serve")
     wait_for(address, 200, "ready")
-    for worker in server.workers():
-        worker.suspend()
+    hung, killed = server.workers()
+    hung.suspend()
+    killed.kill()
     wait_for(address, 503, "not ready: no worker serves")
     assert ask(address, "/healthz").status == 200
     wait_for(address, 200, "ready")
     assert not {first.pid, second.pid} & {worker.pid for worker in server.workers()}
-
-
-def test_a_worker_that_is_gone(own_server: StartOwn) -> None:
-    """A worker that was killed stops counting at once, and its successor counts."""
-    server = own_server("grpcio", operations_listen=free_address())
-    address = server.settings.operations_listen
-    server.workers()[0].kill()
-    wait_for(address, 503, "not ready: no worker serves")
-    wait_for(address, 200, "ready")
 
 
 @both_transports
@@ -131,9 +139,9 @@ async def test_sigterm(own_server: StartOwn, transport: str) -> None:
 
 
 @both_transports
-def test_a_rolling_restart_is_not_noticed(own_server: StartOwn, transport: str) -> None:
+def test_a_rolling_restart_is_not_noticed(servers: Callable[[str], Server], transport: str) -> None:
     """During SIGHUP, in which the operations process is replaced too, each probe is answered with `ready`."""
-    server = own_server(transport, operations_listen=free_address())
+    server = servers(transport)
     address, before = server.settings.operations_listen, server.operations().pid
     server.process.send_signal(signal.SIGHUP)
     seen = set()
@@ -141,12 +149,11 @@ def test_a_rolling_restart_is_not_noticed(own_server: StartOwn, transport: str) 
         seen.add(ask(address, "/readyz")[:2])
     assert seen == {(200, "ready\n")}
     assert server.operations().pid != before
-    assert "\nratelimit_workers 1.0\n" in ask(address, "/metrics").text
+    assert "\nratelimit_workers 2.0\n" in ask(address, "/metrics").text
 
 
-def test_an_operations_process_that_dies(own_server: StartOwn) -> None:
+def test_an_operations_process_that_dies(server: Server) -> None:
     """It is started again, and a probe that came meanwhile is answered; its end touches no worker."""
-    server = own_server("grpcio", operations_listen=free_address())
     workers = {worker.pid for worker in server.workers()}
     server.operations().kill()
     assert ask(server.settings.operations_listen, "/healthz").status == 200
@@ -189,9 +196,8 @@ def test_what_start_up_reports(own_server: StartOwn) -> None:
     assert ask(f"127.0.0.1:{port}", "/console/").status == 404
 
 
-def test_many_slow_peers_do_not_keep_probes_out(own_server: StartOwn) -> None:
+def test_many_slow_peers_do_not_keep_probes_out(server: Server) -> None:
     """While a peer holds more connections than there may be, without ever completing a request, probes are answered."""
-    server = own_server("grpcio", operations_listen=free_address())
     address = server.settings.operations_listen
     host, _, port = address.rpartition(":")
     held = [socket.create_connection((host, int(port))) for _ in range(300)]
@@ -204,3 +210,14 @@ def test_many_slow_peers_do_not_keep_probes_out(own_server: StartOwn) -> None:
     assert server.operations().num_fds() < 200
     for each in held:
         each.close()
+
+
+def test_a_bucket_store_that_is_gone(servers: Callable[[str], Server], store: EmbeddedValkey) -> None:
+    """It is named as one that refuses connections. The last test, since it ends the store of the others."""
+    store.stop()
+    for transport in ("grpcio", "envoy"):
+        wait_for(
+            servers(transport).settings.operations_listen,
+            200,
+            "degraded: redis refuses connections, calls are decided by",
+        )

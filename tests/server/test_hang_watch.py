@@ -72,7 +72,8 @@ def test_a_process_that_waits_and_does_not_report_hangs() -> None:
     for _ in range(round(HUNG_SECONDS / CHECK_SECONDS) - 1):
         watch.check()
     process.beats = 1
-    assert checks_until_killed(watch, process, kernel, 0.0, 10.0) in range(14, 17), "however seldom it is checked"
+    checks = checks_until_killed(watch, process, kernel, 0.0, 10.0)
+    assert abs(checks - HUNG_SECONDS / CHECK_SECONDS) <= 1, "however seldom it is checked"
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25])

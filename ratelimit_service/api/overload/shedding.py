@@ -58,7 +58,7 @@ class Shedding:
         elif full:
             # What waits for the proxy is late when it gets here, whatever becomes of it then.
             self.kept = max(self.kept * _SHRINK_SLOWLY, MIN_KEPT)
-        elif not too_many and not control.congested:
+        elif not control.congested:  # though calls may still be begun for nothing: the proxy has time for them
             self.kept = min(self.kept * (_RECOVER if self._quiet > _QUIET else _GROW), 1.0)
         return 100 - round(100 * self.kept)
 

@@ -6,7 +6,15 @@ import pytest
 
 from ratelimit_service.api.fallback import no_fallback
 from ratelimit_service.api.overload import control as module
-from ratelimit_service.api.overload.control import MAX_BOUND, MAX_WAIT, MIN_BOUND, TARGET, Cause, OverloadControl
+from ratelimit_service.api.overload.control import (
+    INTERVAL,
+    MAX_BOUND,
+    MAX_WAIT,
+    MIN_BOUND,
+    TARGET,
+    Cause,
+    OverloadControl,
+)
 from ratelimit_service.api.overload.fair_queue import Generation, Share, Turn
 from ratelimit_service.api.overload.shedding import Shedding
 from ratelimit_service.errors import InvalidArgument, Overloaded
@@ -234,6 +242,11 @@ async def test_calls_are_shed_only_while_envoy_cannot_keep_up(control: OverloadC
     assert first > 0
     control.congested = True
     assert shedding.adapt(saturated=True) > first
+    control.congested = False
+    for _ in range(60):
+        control.refused_of = dict.fromkeys(range(40), 100)
+        percent = shedding.adapt(saturated=False)
+    assert percent == 0
 
 
 async def test_calls_whose_message_does_not_come_are_no_queue(control: OverloadControl) -> None:
@@ -279,3 +292,23 @@ async def test_counts_by_caller_that_nobody_takes_are_dropped(control: OverloadC
         control.count_wasted(connection)
         control.adapt(0.0)
     assert len(control.refused_of) < 200
+
+
+async def test_an_idle_server_is_seldom_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is adapted while there are calls, from the first one on, and not while there are none."""
+    control, adapted = OverloadControl(), []
+    adapt = control.adapt
+    monkeypatch.setattr(control, "adapt", lambda late: (adapted.append(late), adapt(late)))
+    running = asyncio.create_task(control.run())
+    await asyncio.sleep(8 * INTERVAL)
+    assert len(adapted) == 1
+    generation = control.begin()
+    assert generation
+    await asyncio.sleep(4 * INTERVAL)
+    assert len(adapted) > 1
+    control.end(generation, 0.001)
+    await asyncio.sleep(4 * INTERVAL)
+    before = len(adapted)
+    await asyncio.sleep(8 * INTERVAL)
+    assert len(adapted) <= before + 1
+    running.cancel()

@@ -83,10 +83,15 @@ def test_mistakes_are_found_in_bounded_time() -> None:
         "{" + "".join(f'"{number:x}":0,' for number in range(7_500)) + '"twice":0,"twice":0}',
     ]
     for text in texts:
-        began = time.process_time()
-        with pytest.raises(InvalidArgument):
-            read_message(text.encode(), BatchCheckLimitRequest)
-        assert time.process_time() - began < 0.5
+        assert min(seconds_to_refuse(text) for _ in range(3)) < 0.5, text[:40]
+
+
+def seconds_to_refuse(text: str) -> float:
+    """Seconds of CPU until a message is refused."""
+    began = time.process_time()
+    with pytest.raises(InvalidArgument):
+        read_message(text.encode(), BatchCheckLimitRequest)
+    return time.process_time() - began
 
 
 def test_every_unary_method_is_served() -> None:
