@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import usage, usage_flush
 from bench.bars import Bar, counting, memory, ratios, sharing, without_counting
 from bench.cases import Case, batched, compared, empty, of_peer, others, streamed, unary
-from bench.front import FRONTS, front
+from bench.front import FRONTS, QuotaService, front
 from bench.load import Load, whole_seconds
 from bench.measure import Measure, measure, median
 from bench.report import machine, save, show
@@ -131,7 +131,8 @@ def _through_fronts(world: World, folder: Path, target: Target, peer: int | None
         if peer is not None:
             limiters["peer"] = peer
         for threads in FRONTS:
-            with front(limiters, world.keys[0], threads, folder) as cases:
+            quotas = QuotaService(target.port, world.gateway_token)
+            with front(limiters, quotas, world.keys[0], threads, folder) as cases:
                 yield cases
 
 

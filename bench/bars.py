@@ -42,6 +42,9 @@ def ratios(measures: Sequence[Measure]) -> Iterator[Bar]:
     for threads in FRONTS:
         limited, plain = f"front x{threads}, RLS", f"front x{threads}, no limiter"
         yield rates(f"front x{threads} with RLS / without", ("envoy", 1, limited), ("envoy", 1, plain), 0.35)
+        for bucket, bound in (("one bucket", 0.87), ("by header", 0.83)):
+            own = f"front x{threads}, RLQS, {bucket}"
+            yield rates(f"{own} / without", ("envoy", 1, own), ("envoy", 1, plain), bound)
     p50 = {transport: found[transport, 1, lone].p50_ms for transport in ("envoy", "grpcio")}
     yield Bar("p50 of a lone call: envoy / grpcio", p50["envoy"] / p50["grpcio"], "<=", 1)
     yield Bar("failed calls", sum(one.failed for one in measures), "<=", 0)

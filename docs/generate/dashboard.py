@@ -177,7 +177,7 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
         ),
         Panel(
             "Open streams",
-            "Streams of checks. A gateway needs one or a few for each connection.",
+            "Streams of checks and of grants. A gateway needs one or a few for each connection.",
             "short",
             [("sum by (instance) (ratelimit_open_streams{})", "{{instance}}")],
             width=6,
@@ -193,6 +193,97 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
                     "out of bounds: {{reason}}",
                 ),
                 ("sum by (reason) (rate(ratelimit_ignored_fields_total{}[$__rate_interval]))", "ignored: {{reason}}"),
+            ],
+            width=6,
+        ),
+    ),
+    "Decided by gateways: grants and quotas": (
+        Panel(
+            "Grants",
+            "Asked: requests for units of calls. Gone: returned too late, so that what was not spent stays charged. "
+            "Withdrawn: keys that a stream has withdrawn, since they were revoked or changed.",
+            "reqps",
+            [("sum by (event) (rate(ratelimit_grants_total{}[$__rate_interval]))", "{{event}}")],
+            width=6,
+        ),
+        Panel(
+            "Units of grants",
+            "Units of calls that were granted, returned unused, and spent, as clients report them. Mostly returned: "
+            "clients want more than they need.",
+            "ops",
+            [("sum by (units) (rate(ratelimit_grant_units_total{}[$__rate_interval]))", "{{units}}")],
+            width=6,
+        ),
+        Panel(
+            "Calls spent for each request",
+            "How many calls clients decide by themselves for one request of units. At 1 a check does the same: the "
+            "limit is small, or nearly used up, or shared by many clients.",
+            "short",
+            [
+                (
+                    (
+                        'sum(rate(ratelimit_grant_units_total{units="spent", {}}[$__rate_interval])) '
+                        '/ sum(rate(ratelimit_grants_total{event="asked", {}}[$__rate_interval]))'
+                    ),
+                    "calls",
+                )
+            ],
+            width=6,
+        ),
+        Panel(
+            "Units held, or lost",
+            "Granted in the last 5 min, and neither spent nor returned: what clients hold, a second's worth of calls, "
+            "and what has expired with clients that died. Choose all servers: clients return to any.",
+            "short",
+            [
+                (
+                    (
+                        'sum(increase(ratelimit_grant_units_total{units="granted", {}}[5m])) '
+                        '- sum(increase(ratelimit_grant_units_total{units=~"returned|spent", {}}[5m]))'
+                    ),
+                    "units",
+                )
+            ],
+            width=6,
+        ),
+        Panel(
+            "Requests that Envoys decided",
+            "By quota assignments, as Envoys report them every five seconds. They are usage, and no decisions here.",
+            "reqps",
+            [("sum by (result) (rate(ratelimit_rlqs_requests_total{}[$__rate_interval]))", "{{result}}")],
+            width=6,
+        ),
+        Panel(
+            "Envoys with quotas",
+            "Streams and buckets of all Envoys. Short: limits of which one is to have more than others have given up; "
+            "a server that had Envoys was killed, or Redis is away.",
+            "short",
+            [
+                ("sum(ratelimit_rlqs_streams{})", "streams"),
+                ("sum(ratelimit_rlqs_buckets{})", "buckets"),
+                ("sum(ratelimit_rlqs_short_shares{})", "short"),
+            ],
+            width=6,
+        ),
+        Panel(
+            "Quota assignments",
+            "Shares that were sent, by what they say. At rest one for each bucket and minute. Abandon: Envoy is to "
+            "forget the bucket.",
+            "ops",
+            [
+                ("sum by (strategy) (rate(ratelimit_rlqs_assignments_total{}[$__rate_interval]))", "{{strategy}}"),
+                ("sum(rate(ratelimit_rlqs_reports_total{}[$__rate_interval]))", "reports"),
+            ],
+            width=6,
+        ),
+        Panel(
+            "Tokens that Envoys spent",
+            "Forgotten: the limit had no room for them, and checks do not know of them. Unanswered: buckets with a "
+            "value that is not UTF-8, which get no assignment.",
+            "ops",
+            [
+                ("sum by (result) (rate(ratelimit_rlqs_tokens_total{}[$__rate_interval]))", "{{result}}"),
+                ("sum(rate(ratelimit_rlqs_unanswered_buckets_total{}[$__rate_interval]))", "buckets unanswered"),
             ],
             width=6,
         ),

@@ -16,23 +16,23 @@ class Banner(NamedTuple):
 _POSTGRES: Final = Banner(
     "down",
     "down",
-    "Postgres does not answer. Changes are refused.",
+    "Postgres {}. Changes are refused.",
     "Known keys are decided from memory, revoked ones stay refused, and unknown keys get UNAVAILABLE. "
     "Usage waits in Redis. Pages show what can still be read.",
 )
 _REDIS: Final = Banner(
     "fault",
     "degraded",
-    "Redis does not answer. Limits are kept by each server alone, or not at all.",
+    "Redis {}. Limits are kept by each server alone, or not at all.",
     "Each plan says which: LOCAL, ALLOW or DENY. What is left of a limit is not known meanwhile.",
 )
 _HOW_TO_END: Final = "End it by: ratelimit-service enforcement on"
 _BY_COMPONENT: Final = (("postgres", _POSTGRES), ("redis", _REDIS))
-
+"""In their titles `{}` stands for what is wrong with the component."""
 
 _TITLES: Final = {
     "feed": "Changes of keys and plans are not in force yet.",
-    "store": "Redis fails. Limits are kept by each server alone, or not at all.",
+    "store": "Redis fails or is slow. Limits are kept by each server alone, or not at all.",
     "eviction": "Redis may evict buckets. Their limits then begin anew.",
     "lookups": "Keys that are not in memory cannot be looked up.",
     "listing": "Keys that are not in memory wait with made-up ones.",
@@ -41,20 +41,24 @@ _TITLES: Final = {
 """What each mode of degradation is called, if there is more to say than its name."""
 
 _IMPLIED: Final = {"feed": "postgres", "listing": "postgres", "lookups": "postgres", "store": "redis"}
-"""Modes that need no banner of their own while this component does not answer."""
+"""Modes that need no banner of their own while something is wrong with this component."""
 
 
-def banners_of(silent: Collection[str], degraded: Mapping[str, str], unenforced: Collection[str] = ()) -> list[Banner]:
+def banners_of(
+    faults: Mapping[str, str], degraded: Mapping[str, str], unenforced: Collection[str] = ()
+) -> list[Banner]:
     """The banners for what is wrong, the loudest first.
 
-    That is limits that refuse nothing, components that do not answer, and why workers are degraded.
+    That is limits that refuse nothing, FAULTS of components by their names, and why workers are degraded.
     """
     off = [Banner("fault", "degraded", "No limit refuses calls.", _sentence(words)) for words in unenforced]
-    components = [banner for name, banner in _BY_COMPONENT if name in silent]
+    components = [
+        banner._replace(title=banner.title.format(faults[name])) for name, banner in _BY_COMPONENT if name in faults
+    ]
     modes = [
         Banner("fault", "degraded", _TITLES.get(mode, f"Degraded: {mode}."), f"{reason[:1].upper()}{reason[1:]}.")
         for mode, reason in degraded.items()
-        if _IMPLIED.get(mode) not in silent
+        if _IMPLIED.get(mode) not in faults
     ]
     return [*off, *components, *modes]
 

@@ -39,8 +39,8 @@ class ConsoleServices:
     simulations: SimulationService
     totals: TotalsReader
     clock: Clock
-    silent: Callable[[], Collection[str]] = tuple
-    """The components, `postgres` and `redis`, that do not answer now."""
+    faults: Callable[[], Mapping[str, str]] = dict
+    """What is wrong now with the components `postgres` and `redis`, as what follows their names in a sentence."""
     degraded: Callable[[], Mapping[str, str]] = dict
     """Why workers do not decide as they should, by the mode in which they are degraded."""
     unenforced: Callable[[], Collection[str]] = tuple

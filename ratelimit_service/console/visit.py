@@ -142,7 +142,7 @@ class Visit:
             "theme": self._theme,
             "config": self.console.config,
             "totals": self.totals,
-            "banners": banners_of(self.services.silent(), self.services.degraded(), self.services.unenforced()),
+            "banners": banners_of(self.services.faults(), self.services.degraded(), self.services.unenforced()),
             "is_new_viewer": not self.is_admin and WELCOME in self.request.cookies,
         }
         return self.console.renderer.render(template, shared | context)

@@ -102,10 +102,6 @@ class Readiness:
         """Of each store whether it answered the last time; none has before the first."""
         return {name: self._faults is not None and name not in self._faults for name in _STORES}
 
-    def silent(self) -> tuple[str, ...]:
-        """The components that did not answer the last time, as far as is known."""
-        return tuple(self._faults or ())
-
     async def probe(self, probes: Mapping[str, Probe]) -> None:
         """Find out once which components answer."""
         found = await asyncio.gather(*(self._fault(name, probe) for name, probe in probes.items()))

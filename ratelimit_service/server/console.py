@@ -1,6 +1,7 @@
 """The console of a server, wired from its planes."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 import structlog
@@ -9,6 +10,7 @@ from starlette.types import ASGIApp
 from ratelimit_service.bootstrap import Planes
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.operations.readiness import CONTROL_EFFECTS, EFFECTS
+from ratelimit_service.server.store_faults import describe_fault
 from ratelimit_service.settings import Settings
 
 _DECISION_SERVER: Final = "HOST:50051"
@@ -21,15 +23,15 @@ def open_console(  # noqa: PLR0913  what it shows
     planes: Planes,
     settings: Settings,
     *,
-    silent: Callable[[], Collection[str]],
+    faults: Callable[[], Mapping[str, str]],
     degraded: Callable[[], Mapping[str, str]],
     scrape: Callable[[], Awaitable[bytes]],
     workers: Callable[[], int],
 ) -> ASGIApp | None:
     """The console, or None where it is not installed. It is served below `/console`, which is its `root_path`.
 
-    `silent` names the components that do not answer now, and `degraded` says, by mode, why workers do not decide as
-    they should. `scrape` returns the metrics of this server, and `workers` counts those that serve.
+    `faults` says what is wrong with the stores that do not answer in time, and `degraded`, by mode, why workers do not
+    decide as they should. `scrape` returns the metrics of this server, and `workers` counts those that serve.
     """
     try:
         # jinja2 comes with the extra `console` only.
@@ -58,6 +60,7 @@ def open_console(  # noqa: PLR0913  what it shows
                 clock,
                 enforcement=planes.enforcement,
                 probes=planes.probes,
+                describe=partial(describe_fault, settings),
                 scrape=scrape,
                 workers=workers,
                 wanted=settings.workers,
@@ -68,7 +71,7 @@ def open_console(  # noqa: PLR0913  what it shows
             simulations=services.simulations,
             totals=services.totals,
             clock=clock,
-            silent=silent,
+            faults=faults,
             degraded=degraded,
             unenforced=planes.enforcement.explained,
         ),

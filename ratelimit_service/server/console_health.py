@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,9 +13,10 @@ from ratelimit_service.console.health import Component, Health, State
 from ratelimit_service.decision.enforcement import Enforcement
 from ratelimit_service.decision.feed_age import OLD_SECONDS
 from ratelimit_service.decision.limit import MICRO, Mode
-from ratelimit_service.decision.ports import Clock
+from ratelimit_service.decision.ports import Clock, SlowStore
 from ratelimit_service.errors import ServiceError
 from ratelimit_service.management.paging import Paging
+from ratelimit_service.operations.readiness import Describe
 from ratelimit_service.transport.grpcio.health import POSTGRES, REDIS, Probe
 
 _PROBE_SECONDS: Final = 1.0
@@ -24,6 +25,13 @@ _SHOWN: Final = frozenset({"feed", "store"})
 
 _BEHIND: Final = 180.0
 """Seconds from which on usage counts as late: it is queryable after 75 s as a rule."""
+
+
+class _Answer(NamedTuple):
+    """What came of the probe of a store, and in words."""
+
+    state: State
+    words: str
 
 
 class ServerHealth:
@@ -36,6 +44,7 @@ class ServerHealth:
         *,
         enforcement: Enforcement,
         probes: Mapping[str, Probe],
+        describe: Describe,
         scrape: Callable[[], Awaitable[bytes]],
         workers: Callable[[], int],
         wanted: int,
@@ -44,12 +53,14 @@ class ServerHealth:
     ) -> None:
         """SCRAPE returns the metrics of all processes. WORKERS counts those that serve; WANTED of them should.
 
+        DESCRIBE says what is wrong with a store whose PROBE has failed, as what follows its name in a sentence.
         DEGRADED says why workers do not decide as they should, by mode. EFFECTS say what it does that a store does not
         answer, or that no worker serves.
         """
         self._services = services
         self._switch = enforcement
         self._probes = probes
+        self._describe = describe
         self._scrape = scrape
         self._workers = workers
         self._wanted = wanted
@@ -60,8 +71,8 @@ class ServerHealth:
     async def read(self) -> Health:
         """Read all of them. Never raises."""
         redis, postgres, metrics, webhook, enforcement = await asyncio.gather(
-            _ask(self._probes[REDIS]),
-            _ask(self._probes[POSTGRES]),
+            self._ask(REDIS),
+            self._ask(POSTGRES),
             self._metrics(),
             self._webhook(),
             self._enforcement(),
@@ -94,14 +105,23 @@ class ServerHealth:
         }[state]
         return Component("Workers", state, f"{serving} of {self._wanted}", "of this server", now_us, effect)
 
-    def _store(
-        self, title: str, name: str, took_us: int | None, now_us: int, *, breaker_open: bool = False
-    ) -> Component:
-        if took_us is None:
-            return Component(title, State.DOWN, "does not answer", "", now_us, self._effects[name])
+    def _store(self, title: str, name: str, answer: _Answer, now_us: int, *, breaker_open: bool = False) -> Component:
+        if answer.state is not State.OK:
+            return Component(title, answer.state, answer.words, "", now_us, self._effects[name])
         if breaker_open:
             return Component(title, State.DEGRADED, "breaker open", "answers again", now_us, self._effects[name])
-        return Component(title, State.OK, f"answers in {_short(took_us)}", "", now_us)
+        return Component(title, State.OK, answer.words, "", now_us)
+
+    async def _ask(self, name: str) -> _Answer:
+        """Whether a store answers its probe, how fast, and else what is wrong with it."""
+        began = perf_counter()
+        try:
+            await asyncio.wait_for(self._probes[name](), _PROBE_SECONDS)
+        except SlowStore as error:  # it works, and nobody waits for it
+            return _Answer(State.DEGRADED, await self._describe(name, error))
+        except Exception as error:  # noqa: BLE001  for whatever reason, the component does not answer
+            return _Answer(State.DOWN, await self._describe(name, error))
+        return _Answer(State.OK, f"answers in {_short(round((perf_counter() - began) * MICRO))}")
 
     async def _webhook(self) -> Component:
         alerts, now_us = self._services.alerts, self._clock.now_us()
@@ -166,13 +186,3 @@ def _usage(lag: float | None, metrics: Mapping[str, float], now_us: int) -> Comp
 
 def _short(took_us: int) -> str:
     return f"{took_us / 1_000:.1f} ms" if took_us < MICRO else duration(took_us)
-
-
-async def _ask(probe: Probe) -> int | None:
-    """How long a probe takes, in microseconds. None if it fails."""
-    began = perf_counter()
-    try:
-        await asyncio.wait_for(probe(), _PROBE_SECONDS)
-    except Exception:  # noqa: BLE001  for whatever reason, the component does not answer
-        return None
-    return round((perf_counter() - began) * MICRO)

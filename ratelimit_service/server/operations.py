@@ -153,7 +153,7 @@ class _Process:
         return open_console(
             planes,
             self._settings,
-            silent=self.readiness.silent,
+            faults=self.readiness.faults,
             degraded=self.readiness.degraded,
             scrape=self._scraper.text,
             workers=self._workers,

@@ -24,8 +24,7 @@ async def _open_dialog(page: Page, link: str) -> None:
     await expect(page.get_by_role("dialog")).to_be_visible()
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize(("theme", "size"), [("dark", DESKTOP), ("light", PHONE)], ids=["dark-desktop", "light-phone"])
 async def test_dialogs_of_a_key_are_accessible(
     open_page: Open, console: Console, theme: Theme, size: tuple[int, int]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import socket
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from redis import Redis
 
+from faults.proxy import FaultProxy
 from fixtures.dev_server import DevServer, free_address
 from fixtures.served import Server
 from ratelimit_service.cli.doctor.command import run_checks
@@ -206,6 +209,36 @@ def test_a_missing_database_is_reported(doctor: Doctor, database_url: str) -> No
     """A server without the database in the URL is an error that names the database."""
     url = database_url.rpartition("/")[0] + "/absent"
     assert 'database "absent" does not exist' in doctor(DATABASE_URL=url)["postgres"][1]
+
+
+def test_one_postgres_of_two(doctor: Doctor, database_url: str) -> None:
+    """If that for changes is away, that for decisions is examined all the same, and the finding names the other one."""
+    host, _, port = free_address().rpartition(":")
+    found = doctor(DATABASE_URL=f"postgresql://ratelimit:x@{host}:{port}/limits", DECISION_DATABASE_URL=database_url)
+    assert found["postgres"][1].endswith(f"(RATELIMIT_DATABASE_URL at {host}:{port} refuses connections)")
+    assert found["decision database"][0] == "warning"  # it answers; its role may write
+
+
+def test_a_redis_that_answers_late_is_a_warning(doctor: Doctor, valkey_url: str) -> None:
+    """Workers do not wait for it, though it answers: doctor says how long it takes."""
+    severity, message = doctor(STORE_SLOW="0.5")["redis"]
+    assert severity == "ok"
+    assert re.fullmatch(r"runs the decision script in [\d.]+ ms \(median of 20; [\d.]+ at most\)", message), message
+    with FaultProxy(int(valkey_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        proxy.inject(delay=0.06)
+        severity, message = doctor(REDIS_URL=proxy.url)["redis"]
+    assert severity == "warning"
+    assert "slower than RATELIMIT_STORE_SLOW (20 ms): on_store_failure decides." in message
+
+
+def test_a_redis_that_has_evicted_keys_is_a_warning(doctor: Doctor, valkey: Callable[..., EmbeddedValkey]) -> None:
+    """Limits of these began anew, whatever its memory looks like now."""
+    server = valkey(maxmemory="4mb", **{"maxmemory-policy": "allkeys-random"})
+    with Redis.from_url(server.url) as client:
+        for number in range(300):
+            client.set(f"filling-{number}", b"x" * 20_000)
+    severity, message = doctor(REDIS_URL=server.url)["redis memory"]
+    assert (severity, message.startswith("it has evicted ")) == ("warning", True), message
 
 
 def test_a_redis_that_evicts_is_a_warning(doctor: Doctor, valkey: Callable[..., EmbeddedValkey]) -> None:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import logging
+import re
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from ratelimit_client import (
     Decision,
     Failures,
+    Grants,
     HeaderStyle,
     LimitResult,
     RateLimitError,
@@ -16,7 +20,12 @@ from ratelimit_client import (
     Settlement,
     limit_headers,
 )
-from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, SettleLimitRequest
+from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    CheckLimitRequest,
+    GrantRequest,
+    GrantReturn,
+    SettleLimitRequest,
+)
 
 from clients.contract import SLOW_MACHINE_MS, Case, Step
 from clients.scripted_server import ScriptedServer
@@ -52,6 +61,12 @@ class RecordedMetrics:
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
         self.failures = {"open": 0, "closed": 0, "unsettled": 0}
+        self.grants = dict.fromkeys(dataclasses.asdict(Grants()), 0)
+
+    def granted(self, change: Grants) -> None:
+        assert change != Grants()
+        for name, by in dataclasses.asdict(change).items():
+            self.grants[name] += by
 
     def decided(self, decision: Decision, duration: float) -> None:
         assert 0 <= duration < SLOW_MACHINE_MS
@@ -76,6 +91,7 @@ class CaseRunner:
         self._logger.addHandler(_ListHandler(self._logged))
         self._now = 1_000_000_000
         self._generated_ids: set[str] = set()
+        self._grant_ids: list[str] = []
         self.errors: list[RateLimitError] = []
 
     @property
@@ -91,7 +107,7 @@ class CaseRunner:
             options["deadline"] = given["deadline_ms"] / 1000
         if "denial_cache_max_age_ms" in given:
             options["denial_cache_max_age"] = given["denial_cache_max_age_ms"] / 1000
-        for name in ("fail_open", "connections", "denial_cache_size"):
+        for name in ("fail_open", "connections", "denial_cache_size", "mode", "near_limit"):
             if name in given:
                 options[name] = given[name]
         return options
@@ -103,7 +119,26 @@ class CaseRunner:
 
     def script(self, step: Step) -> None:
         """Script the server for STEP."""
-        self._server.script(step["server"])
+        self._server.script(step.get("server", []))
+
+    def verify_grants(self, step: Step, read: Callable[[], Grants]) -> None:
+        """Assert that the numbers that READ returns become what STEP expects, within some time."""
+        expected = step.get("expect", {}).get("grants", {})
+        ends = time.monotonic() + 5
+        while (actual := {name: getattr(read(), name) for name in expected}) != expected:
+            assert time.monotonic() < ends, (actual, expected)
+            time.sleep(0.005)
+
+    def verify_end(self, grants: Grants) -> None:
+        """Assert that the metrics of a client that is closed got all numbers of GRANTS."""
+        assert self._metrics.grants == dataclasses.asdict(grants)
+
+    def verify_sent(self, step: Step) -> None:
+        """Assert that the client has sent what STEP expects by itself."""
+        if "server" in step:
+            if not step["server"]:
+                time.sleep(0.05)
+            self._verify_attempts(step)
 
     def verify(self, step: Step, outcome: Outcome, failures: Failures, took: float) -> None:
         """Assert that the caller and the server saw what STEP expects."""
@@ -155,7 +190,9 @@ class CaseRunner:
     def _verify_metrics(self, step: Step, outcome: Outcome) -> None:
         """Assert that the metrics got each decision once."""
         decision = outcome.decision if isinstance(outcome, Reserved) else outcome
-        if isinstance(decision, Decision):
+        if self._options.get("mode") == "granted" and not step["server"]:
+            assert len(self._metrics.decisions) == self._decided  # it has not waited
+        elif isinstance(decision, Decision):
             assert self._metrics.decisions[self._decided :] == [decision]
             self._decided += 1
         elif "request" in step or "scope" in step:  # the decision is not the outcome
@@ -169,9 +206,9 @@ class CaseRunner:
         attempts = self._server.wait_for_attempts(required)
         assert self._server.unscripted_attempts == 0
         assert required <= len(attempts) <= len(step["server"])
-        for attempt, expected in zip(attempts, expect.get("attempts", ()), strict="attempts" in expect):
-            actual = _fields_of(attempt)
-            assert {name: actual[name] for name in expected} == expected
+        sent = [self._fields_of(attempt) for attempt in attempts]
+        for actual, expected in zip(sent, expect.get("attempts", ()), strict="attempts" in expect):
+            assert {name: actual[name] for name in expected} == expected, (actual, expected)
         checks = [attempt for attempt in attempts if isinstance(attempt, CheckLimitRequest)]
         ids = {attempt.request_id for attempt in checks}
         assert len(ids) == min(1, len(checks))
@@ -183,6 +220,23 @@ class CaseRunner:
             self._generated_ids |= ids
         if "server_deadline_ms" in expect and attempts:
             assert self._server.deadlines[0] * 1000 <= expect["server_deadline_ms"] + _ROUNDING_MS
+
+    def _fields_of(self, attempt: Any) -> dict[str, Any]:  # noqa: ANN401  a request of any method
+        """The fields of a request that a case can have."""
+        if not isinstance(attempt, GrantRequest):
+            return _fields_of(attempt)
+        if attempt.wants and attempt.grant_id not in self._grant_ids:
+            assert re.fullmatch("[0-9a-f]{32}", attempt.grant_id)
+            self._grant_ids.append(attempt.grant_id)
+        fields = {name: getattr(attempt, name) for name in ("grant_id", "api_key", "key_id", "resource", "wants")}
+        fields["cost"] = attempt.cost if attempt.HasField("cost") else 1
+        return fields | {"returns": [self._returned(one) for one in attempt.returns]}
+
+    def _returned(self, one: GrantReturn) -> dict[str, Any]:
+        of = self._grant_ids.index(one.grant_id) + 1 if one.grant_id in self._grant_ids else "none"
+        names = ("resource", "allowed", "denied", "cost", "limit")
+        spent = [{name: getattr(line, name) for name in names} for line in one.spent]
+        return {"of": of, "unused": one.unused, "spent": spent}
 
 
 class _ListHandler(logging.Handler):

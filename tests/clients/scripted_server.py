@@ -1,8 +1,9 @@
 """A real gRPC server of RateLimitService with scripted responses."""
 
+import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,18 +16,24 @@ from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitResponse,
     ExtendHoldRequest,
     ExtendHoldResponse,
+    GrantRequest,
+    GrantResponse,
+    GrantResult,
     SettleLimitRequest,
     SettleLimitResponse,
+    StreamGrantRequest,
+    StreamGrantResponse,
 )
 
 RESPONSES: dict[str, Callable[[], Message]] = {
     "CheckLimit": CheckLimitResponse,
     "SettleLimit": SettleLimitResponse,
     "ExtendHold": ExtendHoldResponse,
+    "Grant": GrantResponse,
 }
 """The response of each method."""
 
-_REQUESTS = (CheckLimitRequest, SettleLimitRequest, ExtendHoldRequest)
+_REQUESTS = (CheckLimitRequest, SettleLimitRequest, ExtendHoldRequest, GrantRequest)
 _SERVICE = "ratelimit.v1.RateLimitService"
 _MAX_HANG = 30
 
@@ -34,7 +41,8 @@ _MAX_HANG = 30
 class ScriptedServer:
     """Responds to each attempt with the next item of the script, as clients/conformance describes them."""
 
-    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None, *, streams: bool = False) -> None:
+        """STREAMS: whether it has StreamGrant, too."""
         self._lock = threading.Lock()
         self._script: list[dict[str, Any]] = []
         self.attempts: list[Any] = []  # requests of RateLimitService, most of CheckLimit
@@ -42,6 +50,7 @@ class ScriptedServer:
         self.peers: list[str] = []
         self.tokens: list[str] = []
         self.unscripted_attempts = 0
+        self._pushed: list[queue.SimpleQueue[StreamGrantResponse | None]] = []
         self._server = grpc.server(ThreadPoolExecutor(8))
         handlers = {
             method: grpc.unary_unary_rpc_method_handler(
@@ -49,6 +58,10 @@ class ScriptedServer:
             )
             for method, request in zip(RESPONSES, _REQUESTS, strict=True)
         }
+        if streams:
+            handlers["StreamGrant"] = grpc.stream_stream_rpc_method_handler(
+                self._stream, StreamGrantRequest.FromString, StreamGrantResponse.SerializeToString
+            )
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
         if credentials is None:
             self.port = self._server.add_insecure_port("127.0.0.1:0")
@@ -69,6 +82,12 @@ class ScriptedServer:
         while len(self.attempts) < number and time.monotonic() < ends:
             time.sleep(0.002)
         return list(self.attempts)
+
+    def withdraw(self, key_ids: list[str]) -> None:
+        """Withdraw the grants of these keys on every stream."""
+        message = StreamGrantResponse(withdrawals=[{"key_id": key_id} for key_id in key_ids])
+        for pushed in self._pushed:
+            pushed.put(message)
 
     def close(self) -> None:
         """Stop serving at once."""
@@ -92,7 +111,29 @@ class ScriptedServer:
             ended.wait(_MAX_HANG)
         if "status" in item:
             _fail(context, item)
-        return json_format.ParseDict(item.get("response", {}), RESPONSES[method]())
+        response = json_format.ParseDict(item.get("response", {}), RESPONSES[method]())
+        if isinstance(request, GrantRequest):
+            response.grant_id = request.grant_id
+        return response
+
+    def _stream(
+        self, messages: Iterator[StreamGrantRequest], context: grpc.ServicerContext
+    ) -> Iterator[StreamGrantResponse]:
+        """Respond to each request as if it were a single one; what is pushed comes in between."""
+        answers: queue.SimpleQueue[StreamGrantResponse | None] = queue.SimpleQueue()
+        self._pushed.append(answers)
+
+        def read() -> None:
+            try:
+                for message in messages:
+                    results = [GrantResult(response=self._respond(one, context)) for one in message.requests]
+                    answers.put(StreamGrantResponse(results=results))
+            except Exception:  # noqa: BLE001  of the library: it was cancelled, or aborted
+                pass
+            answers.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        yield from iter(answers.get, None)
 
 
 def _fail(context: grpc.ServicerContext, item: dict[str, Any]) -> None:

@@ -17,6 +17,8 @@ _FILES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem not in 
 _OPTIONS = {"deadline_ms", "fail_open", "connections", "denial_cache_size", "denial_cache_max_age_ms"} | {
     "connect_timeout_ms",
     "on_failure",
+    "mode",
+    "near_limit",
 }
 _TEXTS = {"api_key", "key_id", "resource", "request_id"}
 _GENERATED = {"invalid_utf8", "oversized"}
@@ -28,14 +30,14 @@ _CONFIG = (FOLDER / "service_config.json").read_text()
 _EXPECT = (
     {"allowed", "reason", "source", "origin", "key_id", "subject", "plan", "limit", "remaining", "retry_after_ms"}
     | {"limits", "error", "failures", "headers", "http", "grpc", "attempts", "server_deadline_ms", "duration_ms"}
-    | {"response", "abandoned", "reservation_id", "settlement", "extended", "degraded", "ready", "logged"}
+    | {"response", "abandoned", "reservation_id", "settlement", "extended", "degraded", "ready", "logged", "grants"}
 )
 
 
 def test_every_file_is_known() -> None:
     """A new file of cases is detected: the tests that run the cases name their files."""
     known = {"cancellation", "decisions", "denial_cache", "failures", "headers", "middleware", "reservations"}
-    assert set(_FILES) == known | {"close", "first_connection", "ready", "warnings"}
+    assert set(_FILES) == known | {"close", "first_connection", "grants", "ready", "warnings"}
 
 
 @pytest.mark.parametrize("name", [*_FILES, "targets", "tokens"])
@@ -48,19 +50,20 @@ def test_the_names_of_cases_are_unique(name: str) -> None:
 @cases(*_FILES)
 def test_a_case_has_only_what_the_readme_describes(case: Case) -> None:
     """A field that no runner knows would not be verified."""
-    assert case.keys() <= {"name", "options", "steps", "accepts_after_ms"}
+    assert case.keys() <= {"name", "options", "steps", "accepts_after_ms", "stream"}
     assert case.get("options", {}).keys() <= _OPTIONS
     for step in case["steps"]:
         if "advance_ms" in step:
             assert step.keys() == {"advance_ms"}
             continue
-        if "close" in step:
+        if "close" in step and "server" not in step:
             assert step == {"close": True}
             continue
         (kind,) = step.keys() - {"server", "expect"}
         assert step.keys() == {kind, "server", "expect"}
         assert step["expect"].keys() <= _EXPECT
-        assert step[kind].keys() <= _fields_of(kind, step[kind])
+        if kind not in {"close", "withdraw"}:
+            assert step[kind].keys() <= _fields_of(kind, step[kind])
         call = step.get("call", step.get("scope", {}))
         assert {call[name] for name in _GENERATED & call.keys()} <= _TEXTS - call.keys()
         for item in step["server"]:
@@ -78,6 +81,7 @@ def _fields_of(kind: str, step: Step) -> set[str]:
         "extend": {"hold_ms"},
         "request": {"method", "path", "headers"},
         "ready": {"timeout_ms"},
+        "wait": set(),
     }
     return fields[kind]
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 
 import pytest
 from ratelimit_client import (
@@ -21,9 +22,20 @@ from clients.late_proxy import target_of
 from clients.scripted_server import ScriptedServer
 
 _FILES = (
-    *("close", "decisions", "denial_cache", "failures", "first_connection", "headers", "ready", "reservations"),
+    *("close", "decisions", "denial_cache", "failures", "first_connection", "grants", "headers", "ready"),
+    "reservations",
     "warnings",
 )
+_UNCALLED = {"close", "wait", "withdraw"}
+"""Steps in which nothing is called."""
+
+
+@pytest.fixture
+def scripted(case: Case) -> Iterator[ScriptedServer]:
+    """A real server of RateLimitService with scripted responses, for one case."""
+    server = ScriptedServer(streams=case.get("stream", False))
+    yield server
+    server.close()
 
 
 @cases(*_FILES)
@@ -38,31 +50,25 @@ def _keep_the_contract(case: Case, scripted: ScriptedServer, target: str) -> Non
     with RateLimitClient(target, **runner.options) as client:
         if target == scripted.target:
             client.wait_until_connected()
-        reservation: Reservation | None = None
+        held = HeldByThread()
         for step in case["steps"]:
-            if runner.advance(step) or _close(client, step):
+            if runner.advance(step):
+                continue
+            if step.keys() & _UNCALLED:
+                runner.script(step)
+                _act(client, step, scripted)
+                runner.verify_sent(step)
+                runner.verify_grants(step, lambda: client.grants)
                 continue
             runner.script(step)
             started = time.monotonic()
-            outcome: Outcome
             try:
-                if "reserve" in step.get("call", {}):
-                    reservation = client.reserve(**reserve_arguments(step["call"]))
-                    outcome = Reserved(reservation.decision, reservation.id)
-                elif "scope" in step:
-                    outcome = _scope(client, step["scope"], scripted)
-                elif reservation is not None and "settle" in step:
-                    outcome = reservation.settle(step["settle"]["actual"])
-                elif reservation is not None and "extend" in step:
-                    outcome = reservation.extend(step["extend"]["hold_ms"] / 1000)
-                elif "ready" in step:
-                    client.ready(step["ready"]["timeout_ms"] / 1000)
-                    outcome = READY
-                else:
-                    outcome = _call(client, step["call"])
+                outcome = held.step(client, step, scripted)
             except RateLimitError as error:
                 outcome = error
             runner.verify(step, outcome, client.failures, time.monotonic() - started)
+            runner.verify_grants(step, lambda: client.grants)
+    runner.verify_end(client.grants)
 
 
 @cases(*_FILES, "cancellation")
@@ -81,14 +87,22 @@ async def _keep_the_contract_in_asyncio(case: Case, scripted: ScriptedServer, ta
         for step in case["steps"]:
             if runner.advance(step):
                 continue
-            if "close" in step:
-                await client.close()
+            if step.keys() & _UNCALLED:
+                runner.script(step)
+                if "close" in step:
+                    await client.close()
+                else:
+                    scripted.withdraw(step.get("withdraw", []))
+                await asyncio.to_thread(runner.verify_sent, step)
+                await asyncio.to_thread(runner.verify_grants, step, lambda: client.grants)
                 continue
             runner.script(step)
             started = time.monotonic()
             outcome = await _outcome(client, held, step, scripted)
             took = time.monotonic() - started
             await asyncio.to_thread(runner.verify, step, outcome, client.failures, took)
+            await asyncio.to_thread(runner.verify_grants, step, lambda: client.grants)
+    runner.verify_end(client.grants)
 
 
 @pytest.mark.parametrize("kind", [RateLimitClient, AsyncRateLimitClient])
@@ -123,11 +137,35 @@ def test_a_token_is_checked_where_the_client_is_made(kind: type[RateLimitClient]
     assert str(caught.value) == f"token has {case['problem']} in it; it must be printable ASCII without blanks"
 
 
-def _close(client: RateLimitClient, step: Step) -> bool:
-    """Close the client if STEP says so. Returns whether that is all of it."""
+class HeldByThread:
+    """The last reservation of a case."""
+
+    reservation: Reservation | None = None
+
+    def step(self, client: RateLimitClient, step: Step, server: ScriptedServer) -> Outcome:
+        """The outcome of STEP."""
+        call = step.get("call", {})
+        if "reserve" in call:
+            self.reservation = client.reserve(**reserve_arguments(call))
+            return Reserved(self.reservation.decision, self.reservation.id)
+        if "scope" in step:
+            return _scope(client, step["scope"], server)
+        if self.reservation is not None and "settle" in step:
+            return self.reservation.settle(step["settle"]["actual"])
+        if self.reservation is not None and "extend" in step:
+            return self.reservation.extend(step["extend"]["hold_ms"] / 1000)
+        if "ready" in step:
+            client.ready(step["ready"]["timeout_ms"] / 1000)
+            return READY
+        return _call(client, call)
+
+
+def _act(client: RateLimitClient, step: Step, server: ScriptedServer) -> None:
+    """Do what STEP says, which is no call."""
     if "close" in step:
         client.close()
-    return "close" in step
+    else:
+        server.withdraw(step.get("withdraw", []))
 
 
 def _call(client: RateLimitClient, call: Step) -> Decision:

@@ -1,6 +1,7 @@
 """The Python client against `ratelimit-service dev`, and the examples of the READMEs as written."""
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def test_a_reservation_is_settled(dev_server: DevServer) -> None:
         client.wait_until_connected()
 
         def daily() -> int:
-            return next(limit.remaining for limit in client.check(secret, cost=0).limits if limit.name == "daily")
+            return _daily(client, secret)
 
         begun = daily()
         with client.reserve(secret, estimate=10, hold=30) as reservation:
@@ -93,6 +94,34 @@ def test_a_burst_is_decided_exactly(dev_server: DevServer) -> None:
         time.sleep(decision.retry_after.total_seconds() + 0.002)
         assert client.check(secret, "orders.create").allowed
         assert client.failures.open == 0
+
+
+def test_calls_by_grants_are_exact(dev_server: DevServer) -> None:
+    """By the limits of plan free, as calls that are checked; what was not spent is returned at `close`."""
+    _, secret = _new_key(dev_server)
+    made = dev_server.run("admin-tokens", "create", f"grants-{time.monotonic_ns()}", "--role", "gateway", "--json")
+    token = json.loads(made.stdout)["token"]
+    with RateLimitClient(dev_server.listen, deadline=_DEADLINE) as checked:
+        begun = _daily(checked, secret)
+        with RateLimitClient(dev_server.listen, deadline=_DEADLINE, token=token, mode="granted") as client:
+            client.ready()
+            started = time.monotonic()
+            allowed: list[Decision] = []
+            while (decision := client.check(secret, f"orders.{len(allowed) % 3}")).allowed:
+                allowed.append(decision)
+                time.sleep(0.002)
+            assert len(allowed) <= 20 + 10 * (time.monotonic() - started)
+            assert (decision.reason, decision.limit, decision.plan) == (Reason.OVER_LIMIT, "burst", "free")
+            assert sum(each.source is Source.GRANT for each in allowed) >= len(allowed) // 2
+            assert client.failures.open == 0
+        grants = client.grants
+        assert (grants.held, grants.requests > 0) == (0, True)
+        assert _daily(checked, secret) == begun - len(allowed)
+
+
+def _daily(client: RateLimitClient, secret: str) -> int:
+    """What the daily quota of plan free has left."""
+    return next(limit.remaining for limit in client.peek(secret).limits if limit.name == "daily")
 
 
 def test_a_cached_denial_expires_after_retry_after(dev_server: DevServer) -> None:
@@ -198,9 +227,9 @@ async def test_the_three_lines_of_the_readme(dev_server: DevServer) -> None:
 async def test_the_readme_of_the_package(dev_server: DevServer) -> None:
     """Every example of the package's README runs as written except for the address."""
     names: dict[str, Any] = {"api_key": (await asyncio.to_thread(_new_key, dev_server))[1], "app": hello}
-    names |= {"model": _Model, "prompt": "", "max_tokens": 5, "routes": [], "application": wsgi.hello}
+    names |= {"model": _Model, "prompt": "", "max_tokens": 5, "routes": [], "application": wsgi.hello, "token": None}
     blocks = _blocks("clients/python/README.md")
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     clients = []
     for block in blocks:
         own = dict(names)  # two have an `is_preflight`, each its own

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
@@ -28,8 +29,14 @@ from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2_grpc import (
 )
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.enforcement_pb2 import ManageEnforcementRequest
-from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
+from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
+    CheckLimitRequest,
+    GrantRequest,
+    GrantReturn,
+    GrantSpent,
+)
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+from ratelimit_service.management.tokens import Role
 from ratelimit_service.metrics.catalogue import SECTIONS
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "ratelimit-service.json"
@@ -78,9 +85,15 @@ class Load:
                 )
             ),
         )
+        gateway = (("authorization", f"Bearer {self._server.tokens[Role.GATEWAY]}"),)
+        returns: list[GrantReturn] = []
         while not self._stop.wait(0.05):
             for call, request in requests:
                 call(request, timeout=5)
+            grant_id = uuid4().hex
+            wanted = GrantRequest(grant_id=grant_id, api_key=self._wide, resource="a", wants=5, returns=returns)
+            checks.Grant(wanted, metadata=gateway, timeout=5)
+            returns = [GrantReturn(grant_id=grant_id, unused=2, spent=[GrantSpent(resource="a", allowed=3, cost=3)])]
 
 
 class Prometheus:

@@ -248,7 +248,8 @@ def test_addresses_that_cannot_be_examined(apart: Apart) -> None:
         assert by_grpc["server"] == ("ok", f"reports SERVING, plane {each.settings.plane}")
         assert (by_grpc["postgres"][0], by_grpc["redis"][0]) == ("ok", "ok")
         severity, message = by_grpc["operations port"]
-        assert (severity, "name the operations port, by default 9464" in message) == ("warning", True)
+        assert (severity, "is the gRPC port" in message) == ("warning", True)
+        assert "RATELIMIT_OPERATIONS_LISTEN of that server, by default port 9464" in message
         with pytest.raises(NotExamined, match=r"not that of the gRPC port"):
             examine(each.address)
 
@@ -345,9 +346,9 @@ def test_what_is_wrong_is_found(
     assert (usage.severity.value, "is not in Postgres" in usage.message) == ("warning", True)
     webhook = finding_with(server, "webhook", ratelimit_alert_deliveries_pending=3)
     assert (webhook.severity.value, "does not accept them: 3. " in webhook.message) == ("warning", True)
+    assert "is a gRPC port with TLS" in found(wrong.address)["operations port"][1]
     by_grpc = found(f"https://{wrong.address}")
-    assert by_grpc["server"] == ("ok", "reports SERVING, plane all")
-    assert (by_grpc["certificate"][0], "ends in 2 days" in by_grpc["certificate"][1]) == ("warning", True)
+    assert (by_grpc["server"][1], "ends in 2 days" in by_grpc["certificate"][1]) == ("reports SERVING, plane all", True)
 
     asyncio.run(_turn_off(wrong))
     until_found(address, "enforcement", "warning", "`ratelimit-service enforcement on` has limits refuse again")

@@ -30,6 +30,8 @@ type contractCase struct {
 	Steps   []step         `json:"steps"`
 	// AcceptsAfterMS is absent, null, or a number.
 	AcceptsAfterMS json.RawMessage `json:"accepts_after_ms"`
+	// Stream is whether the server has StreamGrant, too.
+	Stream bool `json:"stream"`
 }
 
 // targetCase is one of targets.json.
@@ -55,6 +57,8 @@ type step struct {
 	Scope     *scope         `json:"scope"`
 	Request   *httpRequest   `json:"request"`
 	Ready     *ready         `json:"ready"`
+	Wait      *struct{}      `json:"wait"`
+	Withdraw  []string       `json:"withdraw"`
 	Server    []scriptedItem `json:"server"`
 	Expect    expected       `json:"expect"`
 }
@@ -217,6 +221,7 @@ func (i scriptedItem) response() (response scripted.Response, err error) {
 			"":            &ratelimitv1.CheckLimitResponse{},
 			"SettleLimit": &ratelimitv1.SettleLimitResponse{},
 			"ExtendHold":  &ratelimitv1.ExtendHoldResponse{},
+			"Grant":       &ratelimitv1.GrantResponse{},
 		}
 		message, known := messages[i.Method]
 		if !known {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,9 +20,9 @@ import (
 )
 
 // clock stands still except for advance_ms.
-type clock struct{ now time.Time }
+type clock struct{ passed atomic.Int64 }
 
-func (c *clock) Now() time.Time { return c.now }
+func (c *clock) Now() time.Time { return time.Unix(1_700_000_000, c.passed.Load()) }
 
 // runner runs one case.
 type runner struct {
@@ -36,6 +37,9 @@ type runner struct {
 	metrics     *recordedMetrics
 	warnings    *warnings
 	usedIDs     map[string]bool
+	// grantIDs are those of requests for units, in their order.
+	grantIDs  []string
+	isGranted bool
 	// reservation is the one that steps settle and extend.
 	reservation *ratelimit.Reservation
 }
@@ -51,6 +55,7 @@ func TestContract(t *testing.T) {
 					for i, step := range one.Steps {
 						run.step(t, i, step)
 					}
+					run.end(t)
 				})
 			}
 		})
@@ -108,8 +113,12 @@ func newRunner(t *testing.T, one contractCase) *runner {
 	}
 	t.Cleanup(server.Stop)
 	run := &runner{
-		server: server, target: server.Address(), clock: &clock{time.Unix(1_700_000_000, 0)}, usedIDs: map[string]bool{},
+		server: server, target: server.Address(), clock: &clock{}, usedIDs: map[string]bool{},
+		isGranted:   one.Options["mode"] == "granted",
 		hasCallback: one.Options["on_failure"] == nil, metrics: &recordedMetrics{}, warnings: &warnings{},
+	}
+	if one.Stream {
+		server.ServeStreams()
 	}
 	if one.AcceptsAfterMS != nil {
 		run.target = lateProxy(t, server.Address(), one.AcceptsAfterMS)
@@ -166,6 +175,10 @@ func clientOptions(t *testing.T, given map[string]any) []ratelimit.ClientOption 
 			options = append(options, ratelimit.WithConnections(int(value.(float64))))
 		case "denial_cache_size":
 			options = append(options, ratelimit.WithDenialCacheSize(int(value.(float64))))
+		case "mode":
+			options = append(options, ratelimit.WithMode(ratelimit.Mode(value.(string))))
+		case "near_limit":
+			options = append(options, ratelimit.WithNearLimit(ratelimit.NearLimit(value.(string))))
 		case "denial_cache_max_age_ms":
 			options = append(options, ratelimit.WithDenialCacheMaxAge(time.Duration(value.(float64))*time.Millisecond))
 		default:
@@ -178,11 +191,7 @@ func clientOptions(t *testing.T, given map[string]any) []ratelimit.ClientOption 
 func (r *runner) step(t *testing.T, number int, step step) {
 	t.Helper()
 	if step.AdvanceMS != nil {
-		r.clock.now = r.clock.now.Add(time.Duration(*step.AdvanceMS) * time.Millisecond)
-		return
-	}
-	if step.Close {
-		_ = r.client.Close()
+		r.clock.passed.Add(int64(time.Duration(*step.AdvanceMS) * time.Millisecond))
 		return
 	}
 	responses := make([]scripted.Response, len(step.Server))
@@ -198,9 +207,16 @@ func (r *runner) step(t *testing.T, number int, step step) {
 	}
 	r.server.Script(responses...)
 	expect := newExpectation(t, number, r.target, step.Expect)
-	expect.verifiesDecisions = step.Request == nil && step.Scope == nil
+	// Calls that have not waited are in the numbers of grants only.
+	expect.verifiesDecisions = step.Request == nil && step.Scope == nil && (!r.isGranted || len(responses) > 0)
 	ownID := ""
 	switch {
+	case step.Close:
+		_ = r.client.Close()
+	case step.Withdraw != nil:
+		r.server.Withdraw(step.Withdraw)
+	case step.Wait != nil:
+		// For what the client sends by itself.
 	case step.Request != nil:
 		r.request(t, step.Request, expect)
 	case step.Settle != nil:
@@ -222,11 +238,31 @@ func (r *runner) step(t *testing.T, number int, step step) {
 		ownID = step.Call.RequestID
 		r.call(t, step.Call, expect)
 	}
+	if step.Wait != nil && required == 0 || step.Withdraw != nil && required == 0 {
+		time.Sleep(50 * time.Millisecond)
+	}
 	r.server.WaitForAttempts(required)
 	r.attempts(expect, required, len(responses), ownID)
 	expect.failures(r.client.Failures(), r.hasCallback, r.callbacks.Load(), r.metrics)
 	expect.logged(r.warnings.take())
+	expect.grants(r.client)
 	expect.allVerified()
+}
+
+// end closes the client, and verifies that the metrics got all numbers of its grants.
+func (r *runner) end(t *testing.T) {
+	t.Helper()
+	if !r.isGranted {
+		return
+	}
+	r.server.Script()
+	_ = r.client.Close()
+	got := r.metrics.granted()
+	for name, number := range grantFields(r.client.Grants()) {
+		if got[name] != number {
+			t.Errorf("the metrics have %v %s, and the client %v", got[name], name, number)
+		}
+	}
 }
 
 func (r *runner) call(t *testing.T, call *call, expect *expectation) {
@@ -390,7 +426,12 @@ func (r *runner) attempts(expect *expectation, required, scripted int, ownID str
 		first = id
 		r.usedIDs[id] = true
 	}
-	expect.attempts(attempts)
+	for _, attempt := range attempts {
+		if attempt.Grant != nil && attempt.Grant.Wants > 0 && !slices.Contains(r.grantIDs, attempt.Grant.GrantId) {
+			r.grantIDs = append(r.grantIDs, attempt.Grant.GrantId)
+		}
+	}
+	expect.attempts(attempts, r.grantIDs)
 }
 
 func init() {

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -264,7 +266,8 @@ func (e *expectation) errorFields(name string, wanted json.RawMessage, actual *r
 	}
 }
 
-func (e *expectation) attempts(attempts []scripted.Attempt) {
+// attempts verifies what the server received. grantIDs are those of requests for units so far.
+func (e *expectation) attempts(attempts []scripted.Attempt, grantIDs []string) {
 	e.t.Helper()
 	if wanted, named := e.take("server_deadline_ms"); named && len(attempts) > 0 {
 		var most int64
@@ -288,7 +291,7 @@ func (e *expectation) attempts(attempts []scripted.Attempt) {
 		return
 	}
 	for i, wantedFields := range each {
-		got := attemptFields(attempts[i])
+		got := attemptFields(attempts[i], grantIDs)
 		for name, value := range wantedFields {
 			e.same(fmt.Sprintf("attempts[%d].%s", i, name), value, got[name])
 		}
@@ -296,8 +299,10 @@ func (e *expectation) attempts(attempts []scripted.Attempt) {
 }
 
 // attemptFields is the fields of a request that a case can have.
-func attemptFields(attempt scripted.Attempt) map[string]any {
+func attemptFields(attempt scripted.Attempt, grantIDs []string) map[string]any {
 	switch {
+	case attempt.Grant != nil:
+		return requestFields(attempt.Grant, grantIDs)
 	case attempt.Settle != nil:
 		return map[string]any{"reservation_id": attempt.Settle.ReservationId, "actual_cost": attempt.Settle.ActualCost}
 	case attempt.Extend != nil:
@@ -312,6 +317,61 @@ func attemptFields(attempt scripted.Attempt) map[string]any {
 		"api_key": request.GetApiKey(), "key_id": request.GetKeyId(), "resource": request.Resource,
 		"cost": cost, "request_id": request.RequestId, "charge": request.Charge.String(), "hold_ms": holdFields(request.Hold),
 	}
+}
+
+// requestFields is the fields of a request for units. What it returns is named by the number of its request.
+func requestFields(request *ratelimitv1.GrantRequest, grantIDs []string) map[string]any {
+	returns := []map[string]any{}
+	for _, each := range request.Returns {
+		of, spent := any("none"), []map[string]any{}
+		if number := slices.Index(grantIDs, each.GrantId); number >= 0 {
+			of = number + 1
+		}
+		for _, line := range each.Spent {
+			spent = append(spent, map[string]any{
+				"resource": line.Resource, "allowed": line.Allowed, "denied": line.Denied, "cost": line.Cost, "limit": line.Limit,
+			})
+		}
+		returns = append(returns, map[string]any{"of": of, "unused": each.Unused, "spent": spent})
+	}
+	cost := uint64(1)
+	if request.Cost != nil {
+		cost = *request.Cost
+	}
+	return map[string]any{
+		"grant_id": request.GrantId, "api_key": request.GetApiKey(), "key_id": request.GetKeyId(), "resource": request.Resource,
+		"cost": cost, "wants": request.Wants, "returns": returns,
+	}
+}
+
+// grants verifies the numbers of the client's grants, which may become so within some time.
+func (e *expectation) grants(client *ratelimit.Client) {
+	e.t.Helper()
+	wanted, named := e.take("grants")
+	if !named {
+		return
+	}
+	var fields map[string]float64
+	if err := json.Unmarshal(wanted, &fields); err != nil {
+		e.t.Fatal(err)
+	}
+	got := grantFields(client.Grants())
+	for ends := time.Now().Add(5 * time.Second); !contains(got, fields) && time.Now().Before(ends); {
+		time.Sleep(5 * time.Millisecond)
+		got = grantFields(client.Grants())
+	}
+	if !contains(got, fields) {
+		e.failf("grants is %v, not %s", got, wanted)
+	}
+}
+
+func contains(all, some map[string]float64) bool {
+	for name, number := range some {
+		if value, named := all[name]; !named || value != number {
+			return false
+		}
+	}
+	return true
 }
 
 func holdFields(hold *durationpb.Duration) any {
@@ -335,6 +395,7 @@ func (e *expectation) failures(counted ratelimit.Failures, hasCallback bool, cal
 			e.t.Fatal(err)
 		}
 		got := map[string]uint64{"open": counted.Open, "closed": counted.Closed, "unsettled": counted.Unsettled}
+		maps.DeleteFunc(got, func(name string, _ uint64) bool { _, named := fields[name]; return !named })
 		if !reflect.DeepEqual(fields, got) {
 			e.failf("failures is %v, not %s", got, wanted)
 		}

@@ -3,6 +3,7 @@ package conformance_test
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ type recordedMetrics struct {
 	mutex     sync.Mutex
 	decisions int
 	failures  ratelimit.Failures
+	grants    map[string]float64
 }
 
 func (m *recordedMetrics) Decided(_ ratelimit.Decision, _ time.Duration) {
@@ -35,7 +37,32 @@ func (m *recordedMetrics) Failed(_ *ratelimit.Error, outcome string) {
 	}
 }
 
-func (m *recordedMetrics) Granted(ratelimit.Grants) {}
+func (m *recordedMetrics) Granted(change ratelimit.Grants) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	if m.grants == nil {
+		m.grants = map[string]float64{}
+	}
+	for name, by := range grantFields(change) {
+		m.grants[name] += by
+	}
+}
+
+// grantFields is the numbers by their names in the cases.
+func grantFields(grants ratelimit.Grants) map[string]float64 {
+	return map[string]float64{
+		"allowed": float64(grants.Allowed), "denied": float64(grants.Denied), "waited": float64(grants.Waited),
+		"requests": float64(grants.Requests), "granted": float64(grants.Granted), "returned": float64(grants.Returned),
+		"expired": float64(grants.Expired), "held": float64(grants.Held),
+	}
+}
+
+// granted is the sum of all changes of grants.
+func (m *recordedMetrics) granted() map[string]float64 {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	return maps.Clone(m.grants)
+}
 
 // take returns the decisions since it was called last, and all failures.
 func (m *recordedMetrics) take() (decisions int, failures ratelimit.Failures) {

@@ -179,6 +179,7 @@ func (b *grantBook) keep(request *CheckRequest, now time.Duration) {
 func (b *grantBook) begin(key *grantKey, request *CheckRequest, now time.Duration) (Decision, *waiter, how) {
 	key.mutex.Lock()
 	defer key.mutex.Unlock()
+	key.expire(now)
 	wasQuiet := key.quiet(now) > quietTime && key.isEmpty()
 	key.calledAt = now
 	if key.isGone || wasQuiet || int64(now) < b.allCheckedUntil.Load() {
@@ -296,7 +297,7 @@ func (b *grantBook) answered(inFlight *inFlight, response *ratelimitv1.GrantResp
 	case response.PerCall != ratelimitv1.GrantResponse_PER_CALL_UNSPECIFIED:
 		pool.checkedUntil = now + wait
 		if response.PerCall == ratelimitv1.GrantResponse_STORE_UNAVAILABLE {
-			key.unitsBack(inFlight.request.GrantId, int64(inFlight.request.Wants), now)
+			key.giveUp(inFlight, now)
 		}
 	case response.Decision != nil:
 		b.deny(key, pool, decisionOf(response.Decision), now, wait)
@@ -330,16 +331,17 @@ func (b *grantBook) add(inFlight *inFlight, response *ratelimitv1.GrantResponse,
 	}
 	wait := untilOne(&decision)
 	denied := overLimit(decision, wait)
-	b.refuse(inFlight, pool, &denial{decision: denied, at: now}, decision.Remaining, now)
+	left := decision.Remaining / int64(pool.cost)
+	b.refuse(inFlight, pool, &denial{decision: denied, at: now}, left, now)
 	switch {
-	case decision.Remaining <= 0:
+	case left <= 0:
 		b.deny(key, pool, denied, now, wait)
 	case b.isPaced:
 		b.deny(key, pool, denied, now, 0)
 	}
 }
 
-// refuse denies the last of the calls that wait for units of a pool: those for which the limit had no token left, by so much less
+// refuse denies the last of the calls that wait for units of a pool: those for which the limit had no units left, by so much less
 // than a request wanted that was sent when they waited.
 func (b *grantBook) refuse(inFlight *inFlight, pool *pool, denied *denial, remaining int64, now time.Duration) {
 	key, room := inFlight.key, pool.left()+remaining
@@ -417,10 +419,7 @@ func (b *grantBook) failed(inFlight *inFlight, err error, now time.Duration) {
 		return
 	}
 	if pool != nil && (!isError || failure.isFailure()) { // it may have been granted
-		key.unitsBack(inFlight.request.GrantId, int64(inFlight.request.Wants), now)
-		if more := len(key.returns) - maxReturns; more > 0 {
-			key.returns = key.returns[more:]
-		}
+		key.giveUp(inFlight, now)
 	}
 	key.resolve(func(waits *waiter) (outcome, bool) {
 		return outcome{err: err, how: afterWaiting}, waits.sent == inFlight
@@ -441,6 +440,7 @@ func (b *grantBook) serve(key *grantKey, now time.Duration) {
 		}
 		return outcome{decision: decision, how: afterWaiting}, isDecided
 	})
+	key.noteSpent(now)
 	if b.closed.Load() {
 		key.release(now)
 		if key.returnAt > now { // they were tried
@@ -503,16 +503,15 @@ func (b *grantBook) isIdle(key *grantKey, due, now time.Duration) bool {
 		return false
 	}
 	key.due = 0
+	key.expire(now)
 	for _, pool := range key.pools {
-		ended := pool.expire(now, nil)
 		switch {
 		case pool.isEmpty():
 		case pool.isIdle(now):
-			ended = pool.release(ended)
+			key.over(pool.release(nil), now)
 		case pool.endsWithin(b.beforeExpiry(), now):
 			pool.wantsMore = true
 		}
-		key.over(ended, now)
 	}
 	b.sendNext(key, now)
 	b.scheduleCheck(key, now)

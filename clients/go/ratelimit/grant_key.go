@@ -23,6 +23,8 @@ const (
 	maxPools = 16
 	// maxReturns is the grants that one request can return.
 	maxReturns = 64
+	// returnPause is after which that is returned again by itself which just was not.
+	returnPause = time.Second
 	// tooOld is after which nothing is returned: the service knows for 30 s what it has counted.
 	tooOld = 25 * time.Second
 )
@@ -306,11 +308,38 @@ func (k *grantKey) unitsBack(grantID string, unused int64, now time.Duration) {
 	})
 }
 
+// giveUp has all units be returned that a request may have been granted, but not at once: the service or its store has just failed.
+func (k *grantKey) giveUp(inFlight *inFlight, now time.Duration) {
+	k.unitsBack(inFlight.request.GrantId, int64(inFlight.request.Wants), now)
+	k.returnAt = now + returnPause
+	if more := len(k.returns) - maxReturns; more > 0 {
+		k.returns = k.returns[more:]
+	}
+}
+
+// expire ends the grants that have no more units.
+func (k *grantKey) expire(now time.Duration) {
+	for _, pool := range k.pools {
+		k.over(pool.expire(now, nil), now)
+	}
+}
+
+// noteSpent notes the units that were spent by now, those included that were just granted for calls that waited: whether others are
+// idle, and since when the key was not called, counts from now.
+func (k *grantKey) noteSpent(now time.Duration) {
+	for _, pool := range k.pools {
+		if pool.seenAt == now {
+			pool.seen = pool.spent()
+		}
+	}
+	k.quiet(now)
+}
+
 // postpone has what a request was to return be returned later.
 func (k *grantKey) postpone(inFlight *inFlight, now time.Duration) {
 	if len(inFlight.returns) > 0 {
 		k.returns = append(inFlight.returns, k.returns...)
-		k.returnAt = now + time.Second
+		k.returnAt = now + returnPause
 	}
 }
 

@@ -84,8 +84,10 @@ def run_checks(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from check_peppers(settings)
     postgres = list(check_postgres(settings))
     yield from postgres
-    if all(finding.severity is not Severity.ERROR for finding in postgres):
+    works = all(finding.severity is not Severity.ERROR for finding in postgres)
+    if works:
         yield from check_schema(settings)
+    if works or settings.database_variable != settings.decision_database_variable:  # the other may answer
         yield from check_decision_database(settings)
     for check in (
         *(check_redis, check_transport, check_tls, check_descriptors),

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from statistics import median
+from time import monotonic
 
 import psycopg
 from redis import Redis
@@ -17,6 +19,7 @@ from ratelimit_service.errors import Unavailable
 from ratelimit_service.management.tokens import TokenService
 from ratelimit_service.postgres.grants import DECISION_TABLES, SCHEMA_TABLES
 from ratelimit_service.postgres.schema import head, read_schema
+from ratelimit_service.server.store_faults import address_of, way_to
 from ratelimit_service.settings import Settings
 
 _POSTGRES_SECONDS = 3
@@ -26,6 +29,9 @@ _REDIS_SECONDS = 3.0
 _SINGLE_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _NO_EVICTION = "noeviction"
 _MEMORY = "redis memory"
+_PINGS = 20
+_PING_SECONDS = 1.0
+"""Seconds after which no more are sent."""
 
 
 def check_postgres(settings: Settings) -> Iterator[Finding]:
@@ -43,7 +49,7 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:
         with psycopg.connect(url, connect_timeout=_POSTGRES_SECONDS) as connection:
             version, read_only = connection.info.server_version, _is_read_only(connection)
     except psycopg.Error as error:
-        yield Finding.error("postgres", f"cannot connect: {_first_line(error)}")
+        yield Finding.error("postgres", f"cannot connect: {_first_line(error)} ({_way(variable, url, error)})")
         return
     if version < _MIN_POSTGRES:
         yield Finding.error("postgres", f"is version {version // 10_000}; 13 or newer is needed")
@@ -69,7 +75,8 @@ def check_decision_database(settings: Settings) -> Iterator[Finding]:
             unwritable = _tables_without(connection, needed, "INSERT, UPDATE, DELETE")
             writable = sorted(set(needed) - set(unwritable))
     except psycopg.Error as error:
-        yield Finding.error(subject, f"RATELIMIT_DECISION_DATABASE_URL: {_first_line(error)}")
+        variable = "RATELIMIT_DECISION_DATABASE_URL"
+        yield Finding.error(subject, f"{variable}: {_first_line(error)} ({_way(variable, url, error)})")
         return
     if unreadable:
         yield Finding.error(
@@ -93,6 +100,13 @@ def _tables_without(connection: psycopg.Connection, tables: Sequence[str], privi
 def _is_read_only(connection: psycopg.Connection) -> bool:
     row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
     return bool(row and row[0])
+
+
+def _way(variable: str, url: str, error: Exception) -> str:
+    """What becomes of a connection to the Postgres in VARIABLE."""
+    address = address_of(url)
+    where = f" at {address.host}:{address.port}" if address else ""
+    return f"{variable}{where} {asyncio.run(way_to(address, error))}"
 
 
 def _first_line(error: psycopg.Error) -> str:
@@ -145,20 +159,40 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
         yield Finding.error("redis", "RATELIMIT_REDIS_URL is not set; set it to redis://host:6379/0")
         return
     try:
-        asyncio.run(_run_script(url))
+        taken = asyncio.run(_run_script(url))
     except ValueError as error:
         yield Finding.error("redis", f"RATELIMIT_REDIS_URL: {error}")
     except StoreUnavailable as error:
         yield Finding.error("redis", f"{error}; until it is available, each plan's on_store_failure decides calls")
     else:
-        yield Finding.ok("redis", "runs the decision script")
+        yield _latency(taken, settings.store_slow)
         if url.startswith(_SINGLE_REDIS_SCHEMES):
             yield from _check_memory(url, settings.bucket_store_bytes)
 
 
-async def _run_script(url: str) -> None:
+async def _run_script(url: str) -> Sequence[float]:
+    """Seconds that the script takes without charges, each of some times: the first connects, and is left out."""
     async with open_unguarded_store(url, timeout=_REDIS_SECONDS, request_window=1) as store:
         await store.ping()
+        taken: list[float] = []
+        while len(taken) < _PINGS and sum(taken) < _PING_SECONDS:
+            began = monotonic()
+            await store.ping()
+            taken.append(monotonic() - began)
+        return taken
+
+
+def _latency(taken: Sequence[float], slow: float) -> Finding:
+    """How long Redis takes. From SLOW seconds on, workers do not wait for it."""
+    middle, most = median(taken), max(taken)
+    text = f"runs the decision script in {middle * 1_000:.1f} ms (median of {len(taken)}; {most * 1_000:.1f} at most)"
+    if middle < slow:
+        return Finding.ok("redis", text)
+    return Finding.warning(
+        "redis",
+        f"{text}, slower than RATELIMIT_STORE_SLOW ({slow * 1_000:g} ms): on_store_failure decides. Compare `redis-cli "
+        "--latency` on its own machine: slow there, it is Redis (`redis-cli slowlog get 10`), else the network",
+    )
 
 
 def _check_memory(url: str, bound: int) -> Iterator[Finding]:
@@ -167,6 +201,7 @@ def _check_memory(url: str, bound: int) -> Iterator[Finding]:
         with Redis.from_url(url, socket_timeout=_REDIS_SECONDS) as client:
             client.set_response_callback("INFO", lambda reply, **_: reply)
             info = client.execute_command("INFO", "memory")
+            evicted = int(field(client.execute_command("INFO", "stats"), b"evicted_keys") or 0)
     except RedisError as error:
         yield Finding.warning(
             _MEMORY,
@@ -189,6 +224,11 @@ def _check_memory(url: str, bound: int) -> Iterator[Finding]:
         )
     else:
         yield Finding.ok(_MEMORY, used)
+    if evicted:
+        yield Finding.warning(
+            _MEMORY,
+            f"it has evicted {evicted:,} keys since its start: the limits of these began anew; give it more memory",
+        )
     policy = field(info, b"maxmemory_policy").decode() or _NO_EVICTION
     if policy != _NO_EVICTION:
         yield Finding.warning(

@@ -20,7 +20,7 @@ REMEDIES: Final = {
     "or move its keys to a larger plan. At 100 % calls are refused until the window ends.",
     Rule.DENIALS: "See on the overview who is refused, by which limit, and whether a change came just before. Roll "
     "the plan back if it did; else help the caller, or leave the limit to do its work.",
-    Rule.DEGRADED: "Redis does not answer some or all servers. Calls are decided by on_store_failure until it "
+    Rule.DEGRADED: "Redis does not answer some or all servers in time. Calls are decided by on_store_failure until it "
     "does. See the components on the overview, then Redis itself.",
 }
 """What to do about an alert of each rule."""

@@ -11,6 +11,8 @@ from secrets import token_bytes
 from time import monotonic
 from typing import Final
 
+import structlog
+
 from ratelimit_service.decision.assignments.payments import TICK, Payments
 from ratelimit_service.decision.assignments.pool import OwnVisit, Pool, name_of
 from ratelimit_service.decision.assignments.shares import Kind, Share, ShareStore, Visited
@@ -29,6 +31,7 @@ from ratelimit_service.decision.descriptors.rules_cache import RulesCache
 from ratelimit_service.decision.descriptors.tree import RuleTree
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.ports import BucketStore, StoreUnavailable
+from ratelimit_service.decision.usage import SEPARATOR
 from ratelimit_service.decision.usage_tally import UsageTally
 
 IDLE_SECONDS: Final = 600.0
@@ -46,12 +49,18 @@ _DEMAND_SECONDS: Final = 1.0
 _CHUNK: Final = 100
 """Buckets that are matched with rules before others get their turn."""
 
+_MAX_WARNED: Final = 100
+"""Rules that cannot be assigned, of which a process logs that."""
+
 _HOLDER_BYTES: Final = 8
 _NO_RULES: Final = RuleTree(DomainRules("none"))
 _FAILURES: Final = {
     RuleOnStoreFailure.ALLOW: Strategy.ALLOW_ALL,
     RuleOnStoreFailure.DENY: Strategy.DENY_ALL,
 }
+
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class Allocator:
@@ -81,6 +90,7 @@ class Allocator:
         self.sharing = Sharing(shares, self._pools, self, self.payments.refresh, now)
         self._renewed_to = int(now())
         self._checked = now()
+        self._warned: set[str] = set()
         self.reported = {"allowed": 0, "denied": 0}
         """Requests so far that Envoys have decided."""
         self.assigned = dict.fromkeys(ASSIGNMENTS, 0)
@@ -241,6 +251,8 @@ class Allocator:
         """Find the limits of a bucket by the rules that its stream has, and have it assigned what they allow."""
         tree = subscription.subscriber.tree or _NO_RULES
         terms = Terms(tree.match_bucket(subscription.entries))
+        if terms.unsupported:
+            self._warn(terms)
         now = self._now()
         before, pool = subscription.pool, None
         if terms.buckets:
@@ -260,6 +272,15 @@ class Allocator:
             self.sharing.want(pool, urgent=True)
         elif had is None or had.strategy is not terms.strategy:
             self._send_blanket(subscription, terms.strategy, TTL)
+
+    def _warn(self, terms: Terms) -> None:
+        """Log that the requests of a rule are denied, once for each, or for so many."""
+        rule = terms.limit_set.series.field.replace(SEPARATOR.encode(), b" ").decode("utf-8", "replace")
+        if rule not in self._warned and len(self._warned) < _MAX_WARNED:
+            self._warned.add(rule)
+            _log.warning(
+                "limits with an overdraft cannot be assigned: all requests of the bucket are denied", rule=rule
+            )
 
     def _send_blanket(self, subscription: Subscription, strategy: Strategy, ttl: int) -> None:
         self._send(subscription, subscription.blanket(strategy, ttl, self._now()))

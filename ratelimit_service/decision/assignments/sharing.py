@@ -11,7 +11,7 @@ from ratelimit_service.decision.assignments.shares import Position, ShareStore, 
 from ratelimit_service.decision.ports import StoreUnavailable
 
 WATCH: Final = 0.1
-"""Seconds between two looks for announcements, and before a pool is visited again of which somebody is to have more."""
+"""Seconds between two reads of announcements, and before a pool is visited again of which somebody is to have more."""
 
 SLOW_WATCH: Final = 1.0
 """The same after a failure, while there is no pool, and when nobody has given it up for long."""
@@ -52,7 +52,7 @@ class Sharing:
         refresh: Callable[[Sequence[Pool]], Awaitable[None]],
         now: Callable[[], float],
     ) -> None:
-        """POOLS are those of this process, by name. LOOK finds out what their limits have left, before a visit."""
+        """POOLS are those of this process, by name. REFRESH finds out what their limits have left, before a visit."""
         self._shares = shares
         self._pools = pools
         self._holders = holders

@@ -85,6 +85,9 @@ type Server struct {
 	mutex    sync.Mutex
 	script   []Response
 	attempts []Attempt
+	// hasStreams is whether it serves StreamGrant, and withdrawals those that each stream is to send.
+	hasStreams  bool
+	withdrawals []chan []string
 	// unscripted is the number of attempts that were not in the script.
 	unscripted int
 }
@@ -99,6 +102,22 @@ func Start(options ...grpc.ServerOption) (*Server, error) {
 	ratelimitv1.RegisterRateLimitServiceServer(server.grpc, server)
 	go func() { _ = server.grpc.Serve(listener) }()
 	return server, nil
+}
+
+// ServeStreams has it serve StreamGrant, too, whose requests are attempts of Grant.
+func (s *Server) ServeStreams() {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.hasStreams = true
+}
+
+// Withdraw withdraws the grants of keys on every stream.
+func (s *Server) Withdraw(keyIDs []string) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	for _, stream := range s.withdrawals {
+		stream <- keyIDs
+	}
 }
 
 // Address is the host and port.
@@ -160,6 +179,49 @@ func (s *Server) ExtendHold(
 // Grant responds as scripted.
 func (s *Server) Grant(ctx context.Context, request *ratelimitv1.GrantRequest) (*ratelimitv1.GrantResponse, error) {
 	return responseOf[*ratelimitv1.GrantResponse](ctx, s.next(ctx, grant, Attempt{Grant: request}))
+}
+
+// StreamGrant responds to each request as scripted.
+func (s *Server) StreamGrant(stream grpc.BidiStreamingServer[ratelimitv1.StreamGrantRequest, ratelimitv1.StreamGrantResponse]) error {
+	withdrawals := make(chan []string, 8)
+	s.mutex.Lock()
+	hasStreams := s.hasStreams
+	s.withdrawals = append(s.withdrawals, withdrawals)
+	s.mutex.Unlock()
+	if !hasStreams {
+		return s.UnimplementedRateLimitServiceServer.StreamGrant(stream)
+	}
+	messages := make(chan *ratelimitv1.StreamGrantRequest)
+	go func() {
+		defer close(messages)
+		for message, err := stream.Recv(); err == nil; message, err = stream.Recv() {
+			messages <- message
+		}
+	}()
+	for {
+		response := &ratelimitv1.StreamGrantResponse{}
+		select {
+		case keyIDs := <-withdrawals:
+			for _, keyID := range keyIDs {
+				response.Withdrawals = append(response.Withdrawals, &ratelimitv1.GrantWithdrawal{KeyId: keyID})
+			}
+		case message, more := <-messages:
+			if !more {
+				return nil
+			}
+			for _, request := range message.Requests {
+				granted, err := s.Grant(stream.Context(), request)
+				if err != nil {
+					return err
+				}
+				result := &ratelimitv1.GrantResult_Response{Response: granted}
+				response.Results = append(response.Results, &ratelimitv1.GrantResult{Result: result})
+			}
+		}
+		if err := stream.Send(response); err != nil {
+			return err
+		}
+	}
 }
 
 func responseOf[Message proto.Message](ctx context.Context, response Response) (message Message, err error) {

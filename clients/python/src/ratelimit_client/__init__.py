@@ -13,6 +13,7 @@ from .client import RateLimitClient
 from .decision import Decision, LimitResult, Origin, Reason, Source
 from .error import RateLimitError
 from .failures import Failures
+from .grants import Grants
 from .headers import HeaderStyle, limit_headers
 from .interceptor import RateLimitInterceptor
 from .metrics import ClientMetrics
@@ -31,6 +32,7 @@ __all__ = [
     "ClientOptions",
     "Decision",
     "Failures",
+    "Grants",
     "HeaderStyle",
     "LimitResult",
     "OnError",

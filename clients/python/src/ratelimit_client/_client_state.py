@@ -63,7 +63,10 @@ class ClientState:
         An error that comes of closing the client is no failure of the service.
         """
         self.raise_if_closed()
-        error = error_from(status)
+        return self.failed_by(error_from(status))
+
+    def failed_by(self, error: RateLimitError) -> Decision:
+        """The same by the error itself."""
         if not is_failure(error):
             raise error
         fail_open = self._options.fail_open

@@ -10,6 +10,8 @@ _SERVICE = f"/{DESCRIPTOR.services_by_name['RateLimitService'].full_name}"
 CHECK_LIMIT = f"{_SERVICE}/CheckLimit"
 SETTLE_LIMIT = f"{_SERVICE}/SettleLimit"
 EXTEND_HOLD = f"{_SERVICE}/ExtendHold"
+GRANT = f"{_SERVICE}/Grant"
+STREAM_GRANT = f"{_SERVICE}/StreamGrant"
 
 KEEPALIVE_TIME_MS = 11_000
 """How long nothing was received before a connection is pinged."""

@@ -8,7 +8,8 @@ from .error import RateLimitError, invalid_field, invalid_utf8
 
 _MAX_MESSAGE_BYTES = 64 * 1024
 """The service rejects larger messages. A text above it would only use up the deadline on its way."""
-_MAX_COST = 9_007_199_254
+MAX_COST = 9_007_199_254
+"""Tokens of one call."""
 _SECOND = 1_000_000_000  # nanoseconds
 _ALWAYS_FITS = _MAX_MESSAGE_BYTES // 4
 """A text of that many characters fits whatever they are: UTF-8 has at most 4 bytes for each."""
@@ -85,7 +86,7 @@ def _not_encodable(cost: int, **texts: str) -> RateLimitError:
 
 
 def _cost_out_of_bounds(field: str, cost: int) -> RateLimitError:
-    return invalid_field(field, f"is {cost}; it must be between 0 and {_MAX_COST}")
+    return invalid_field(field, f"is {cost}; it must be between 0 and {MAX_COST}")
 
 
 def _reject_oversized(**texts: str) -> None:

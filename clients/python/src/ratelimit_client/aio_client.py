@@ -9,25 +9,44 @@ from typing import NamedTuple, Self, TypeAlias, TypeVar, Unpack
 
 import grpc
 
+from ._aio_grant_stream import Call as StreamCall
+from ._aio_granting import AsyncGranting
 from ._client_state import ClientState, error_from, is_retryable
-from ._connections import CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials, channel_options
+from ._connections import (
+    CHECK_LIMIT,
+    EXTEND_HOLD,
+    GRANT,
+    SETTLE_LIMIT,
+    STREAM_GRANT,
+    channel_credentials,
+    channel_options,
+)
 from ._first_connection import AsyncFirstConnection
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     CheckLimitResponse,
     ExtendHoldRequest,
     ExtendHoldResponse,
+    GrantRequest,
+    GrantResponse,
     SettleLimitRequest,
     SettleLimitResponse,
+    StreamGrantRequest,
+    StreamGrantResponse,
 )
+from ._grant_key import Call
 from ._readiness import PAUSE, Readiness
 from ._request import CheckRequest
 from ._reservation_state import ReservationState, Terms
 from .aio_reservation import AsyncReservation, Reserving
 from .decision import Decision
+from .error import RateLimitError
 from .failures import Failures
+from .grants import Grants
 from .options import ClientOptions, ClientOptionsDict
 from .settlement import OnError
+
+_MIN_DEADLINE = 0.001
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -35,6 +54,8 @@ _Response = TypeVar("_Response")
 _CheckLimit: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
 _SettleLimit: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[SettleLimitRequest, SettleLimitResponse]"
 _ExtendHold: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[ExtendHoldRequest, ExtendHoldResponse]"
+_Grant: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[GrantRequest, GrantResponse]"
+_StreamGrant: TypeAlias = "grpc.aio.StreamStreamMultiCallable[StreamGrantRequest, StreamGrantResponse]"
 
 
 class AsyncRateLimitClient:
@@ -54,6 +75,17 @@ class AsyncRateLimitClient:
         self._stubs: list[_Stub] = []
         self._round_robin: Iterator[_Stub] = iter(())
         self._background: set[asyncio.Task[None]] = set()
+        self._clock = self._options.clock
+        granted = self._options.mode == "granted"
+        self._granting = (
+            AsyncGranting.of(self._state, self._options, self._send_grant, self._open_grants) if granted else None
+        )
+        self._lines = None if self._granting is None else self._granting.lines
+
+    @property
+    def grants(self) -> Grants:
+        """What was decided by grants. Nothing but zeros unless `mode` is `granted`."""
+        return Grants() if self._granting is None else self._granting.grants
 
     @property
     def failures(self) -> Failures:
@@ -68,6 +100,17 @@ class AsyncRateLimitClient:
         A caller that abandons the call, by `asyncio.timeout` or by cancelling the task, gets TimeoutError or
         CancelledError: that never fails open.
         """
+        if self._lines is not None and not request_id:
+            line = self._lines.get((api_key, key_id, resource, cost))
+            if line is not None:
+                held = line.pool.held
+                if self._clock() < held.expires:
+                    unit = next(held.units, None)
+                    if unit is not None:
+                        line.tick()
+                        return unit
+            if cost:
+                return await self._granted(Call(api_key, key_id, resource, cost))
         return await self._decide(CheckRequest.of(api_key, key_id, resource, cost, request_id))
 
     async def peek(self, api_key: str = "", resource: str = "", *, key_id: str = "", request_id: str = "") -> Decision:
@@ -123,6 +166,8 @@ class AsyncRateLimitClient:
     async def close(self) -> None:
         """Close the connections, as `RateLimitClient.close` does."""
         self._state.closed = True
+        if self._granting is not None:
+            await self._granting.close()
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def __aenter__(self) -> Self:
@@ -142,9 +187,36 @@ class AsyncRateLimitClient:
         cached = self._state.cached(request)
         return self._state.measured(await self._sent(request) if cached is None else cached, began)
 
-    async def _sent(self, request: CheckRequest) -> Decision:
-        deadline = self._options.deadline
+    async def _granted(self, call: Call) -> Decision:
+        """The decision on a call for which no unit is at hand."""
+        began = time.monotonic()
+        await self._next()
+        assert self._granting is not None  # noqa: S101  as there are lines
+        waits_since = time.monotonic()
+        decided = self._granting.decide(call)
+        if isinstance(decided, Decision):
+            return decided
+        result = None if decided is None else await self._granting.wait(decided)
+        if result is None:
+            request = CheckRequest.of(call.api_key, call.key_id, call.resource, call.cost, "")
+            cached = self._state.cached(request)
+            result = await self._sent(request, time.monotonic() - waits_since) if cached is None else cached
+        elif isinstance(result, RateLimitError):
+            self._state.raise_if_closed()
+            result = self._state.failed_by(result)
+        return self._state.measured(result, began)
+
+    async def _send_grant(self, request: GrantRequest, timeout: float) -> GrantResponse:  # noqa: ASYNC109  gRPC's own
+        """Without waiting for the connection: for what is sent in the background."""
+        return await self._send(next(self._round_robin).grant, request, timeout)
+
+    def _open_grants(self) -> StreamCall:
+        return next(self._round_robin).grants(metadata=self._state.metadata)
+
+    async def _sent(self, request: CheckRequest, waited: float = 0.0) -> Decision:
+        """The service's decision, or that of its failure. WAITED: seconds of the deadline that have passed."""
         stub = await self._next()
+        deadline = max(self._options.deadline - waited, _MIN_DEADLINE)
         ends = time.monotonic() + deadline
         try:
             response = await self._send(stub.check, request.message, deadline)
@@ -216,6 +288,8 @@ class _Stub(NamedTuple):
     check: _CheckLimit
     settle: _SettleLimit
     extend: _ExtendHold
+    grant: _Grant
+    grants: _StreamGrant
     first: AsyncFirstConnection
 
     @classmethod
@@ -235,6 +309,16 @@ class _Stub(NamedTuple):
                 EXTEND_HOLD,
                 request_serializer=ExtendHoldRequest.SerializeToString,
                 response_deserializer=ExtendHoldResponse.FromString,
+            ),
+            channel.unary_unary(
+                GRANT,
+                request_serializer=GrantRequest.SerializeToString,
+                response_deserializer=GrantResponse.FromString,
+            ),
+            channel.stream_stream(
+                STREAM_GRANT,
+                request_serializer=StreamGrantRequest.SerializeToString,
+                response_deserializer=StreamGrantResponse.FromString,
             ),
             AsyncFirstConnection(channel, connect_timeout),
         )

@@ -3,13 +3,22 @@
 import itertools
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias, Unpack, cast
 
 import grpc
 
 from ._client_state import ClientState, error_from, is_retryable
-from ._connections import CHECK_LIMIT, EXTEND_HOLD, SETTLE_LIMIT, channel_credentials, channel_options
+from ._connections import (
+    CHECK_LIMIT,
+    EXTEND_HOLD,
+    GRANT,
+    SETTLE_LIMIT,
+    STREAM_GRANT,
+    channel_credentials,
+    channel_options,
+)
 from ._extender import Extender
 from ._first_connection import FirstConnection
 from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
@@ -17,22 +26,33 @@ from ._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitResponse,
     ExtendHoldRequest,
     ExtendHoldResponse,
+    GrantRequest,
+    GrantResponse,
     SettleLimitRequest,
     SettleLimitResponse,
+    StreamGrantRequest,
+    StreamGrantResponse,
 )
+from ._grant_key import Call
+from ._granting import Grant, Granting
 from ._readiness import PAUSE, Readiness
 from ._request import CheckRequest
 from ._reservation_state import ReservationState, Terms
 from .decision import Decision
+from .error import RateLimitError
 from .failures import Failures
+from .grants import Grants
 from .options import ClientOptions, ClientOptionsDict
 from .reservation import Reservation, Sending
 from .settlement import OnError
+
+_MIN_DEADLINE = 0.001
 
 # Generic for type checkers only.
 _CheckLimit: TypeAlias = "grpc.UnaryUnaryMultiCallable[CheckLimitRequest, CheckLimitResponse]"
 _SettleLimit: TypeAlias = "grpc.UnaryUnaryMultiCallable[SettleLimitRequest, SettleLimitResponse]"
 _ExtendHold: TypeAlias = "grpc.UnaryUnaryMultiCallable[ExtendHoldRequest, ExtendHoldResponse]"
+_StreamGrant: TypeAlias = "grpc.StreamStreamMultiCallable[StreamGrantRequest, StreamGrantResponse]"
 
 
 class RateLimitClient:
@@ -54,6 +74,18 @@ class RateLimitClient:
         self._connecting = threading.Lock()
         self._connects_first = checked.connect_timeout > 0
         self._extender = Extender()
+        self._clock = checked.clock
+        self._granting = (
+            Granting.of(self._state, checked, self._next_grant, self._open_grants)
+            if checked.mode == "granted"
+            else None
+        )
+        self._lines = None if self._granting is None else self._granting.lines
+
+    @property
+    def grants(self) -> Grants:
+        """What was decided by grants. Nothing but zeros unless `mode` is `granted`."""
+        return Grants() if self._granting is None else self._granting.grants
 
     @property
     def failures(self) -> Failures:
@@ -75,6 +107,17 @@ class RateLimitClient:
         UTF-8, and with another code when the token, its role or the target is wrong. When the service fails, nothing is
         raised: see `fail_open`.
         """
+        if self._lines is not None and not request_id:
+            line = self._lines.get((api_key, key_id, resource, cost))
+            if line is not None:
+                held = line.pool.held
+                if self._clock() < held.expires:
+                    unit = next(held.units, None)
+                    if unit is not None:
+                        line.tick()
+                        return unit
+            if cost:
+                return self._granted(Call(api_key, key_id, resource, cost))
         return self._decide(CheckRequest.of(api_key, key_id, resource, cost, request_id))
 
     def peek(self, api_key: str = "", resource: str = "", *, key_id: str = "", request_id: str = "") -> Decision:
@@ -144,12 +187,14 @@ class RateLimitClient:
         self._connected()
 
     def close(self) -> None:
-        """Close the connections. The holds of open reservations run out.
+        """Close the connections. The holds of open reservations run out; units that are held are returned.
 
         Calls in flight and later ones raise RateLimitError with FAILED_PRECONDITION: they never fail open.
         """
         self._state.closed = True
         self._extender.close()
+        if self._granting is not None:
+            self._granting.close()
         self._connected()
         for channel in self._channels:
             channel.close()
@@ -167,11 +212,33 @@ class RateLimitClient:
         cached = self._state.cached(request)
         return self._state.measured(self._sent(request) if cached is None else cached, began)
 
-    def _sent(self, request: CheckRequest) -> Decision:
+    def _granted(self, call: Call) -> Decision:
+        """The decision on a call for which no unit is at hand."""
+        began = time.monotonic()
+        self._state.raise_if_closed()
+        assert self._granting is not None  # noqa: S101  as there are lines
+        grant = self._next().grant
+        waits_since = time.monotonic()
+        decided = self._granting.decide(call, grant)
+        if isinstance(decided, Decision):
+            return decided
+        result = None if decided is None else self._granting.wait(decided)
+        if result is None:
+            request = CheckRequest.of(call.api_key, call.key_id, call.resource, call.cost, "")
+            cached = self._state.cached(request)
+            result = self._sent(request, time.monotonic() - waits_since) if cached is None else cached
+        elif isinstance(result, RateLimitError):
+            self._state.raise_if_closed()
+            result = self._state.failed_by(result)
+        return self._state.measured(result, began)
+
+    def _sent(self, request: CheckRequest, waited: float = 0.0) -> Decision:
+        """The service's decision, or that of its failure. WAITED: seconds of the deadline that have passed."""
         stub = self._next()
-        ends = time.monotonic() + self._deadline
+        deadline = max(self._deadline - waited, _MIN_DEADLINE)
+        ends = time.monotonic() + deadline
         try:
-            response = self._send(stub, request.message, self._deadline)
+            response = self._send(stub, request.message, deadline)
         except grpc.RpcError as first:
             remaining = ends - time.monotonic()
             if not is_retryable(cast("grpc.Call", first), remaining):
@@ -219,6 +286,13 @@ class RateLimitClient:
                 return
             time.sleep(PAUSE)
 
+    def _next_grant(self) -> Grant:
+        """Without waiting for the connection: for what is sent in the background."""
+        return next(self._round_robin).grant
+
+    def _open_grants(self, requests: Iterator[StreamGrantRequest]) -> "grpc._CallIterator[StreamGrantResponse]":
+        return next(self._round_robin).grants(requests, metadata=self._state.metadata)
+
     def _next(self) -> "_Stub":
         """The connection for the next call, once it was up, could not be connected, or has taken too long."""
         if self._connects_first:
@@ -248,6 +322,8 @@ class _Stub(NamedTuple):
     check: _CheckLimit
     settle: _SettleLimit
     extend: _ExtendHold
+    grant: Grant
+    grants: _StreamGrant
     first: FirstConnection
 
     @classmethod
@@ -267,6 +343,16 @@ class _Stub(NamedTuple):
                 EXTEND_HOLD,
                 request_serializer=ExtendHoldRequest.SerializeToString,
                 response_deserializer=ExtendHoldResponse.FromString,
+            ),
+            channel.unary_unary(
+                GRANT,
+                request_serializer=GrantRequest.SerializeToString,
+                response_deserializer=GrantResponse.FromString,
+            ),
+            channel.stream_stream(
+                STREAM_GRANT,
+                request_serializer=StreamGrantRequest.SerializeToString,
+                response_deserializer=StreamGrantResponse.FromString,
             ),
             FirstConnection(channel, connect_timeout),
         )

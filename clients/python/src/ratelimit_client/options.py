@@ -35,6 +35,8 @@ class ClientOptionsDict(TypedDict, total=False):
     denial_cache_max_age: float
     token: str | None
     tls: grpc.ChannelCredentials | Literal[True] | None
+    mode: Literal["checked", "granted"]
+    near_limit: Literal["exact", "paced"]
     clock: Clock
 
 
@@ -68,8 +70,15 @@ class ClientOptions:
     token."""
     tls: grpc.ChannelCredentials | Literal[True] | None = None
     """Encrypts the connections: True trusts gRPC's default CAs. None is plaintext."""
+    mode: Literal["checked", "granted"] = "checked"
+    """`checked`: the service decides each call. `granted`: the client decides most calls itself, by units of calls that
+    the service has granted to it ahead, and charged. That needs a token of role gateway."""
+    near_limit: Literal["exact", "paced"] = "exact"
+    """In mode `granted`, what to do when a limit has less left than is wanted. `exact` asks the service for each call,
+    as soon as it may be allowed. `paced` asks for a tenth of that, and denies some calls for a moment too long."""
     clock: Clock = time.monotonic_ns
-    """The clock by which cached denials expire, and a minute passes between warnings. Deadlines run in real time."""
+    """The clock by which cached denials and grants expire, and a minute passes between warnings. Deadlines run in real
+    time."""
 
     def __post_init__(self) -> None:
         for name in ("deadline", "denial_cache_max_age"):
@@ -80,6 +89,9 @@ class ClientOptions:
         for name, minimum in (("connections", 1), ("denial_cache_size", 0)):
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least {minimum}")
+        for name, allowed in (("mode", ("checked", "granted")), ("near_limit", ("exact", "paced"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
         if foreign := _NOT_OF_A_TOKEN.search(self.token or ""):
             # Without its value, which is a secret.
             raise ValueError(f"token has {_named(foreign[0])} in it; it must be printable ASCII without blanks")
