@@ -108,7 +108,7 @@ def test_pages_offer_a_viewer_nothing_to_change(viewer: Browser, server: Server)
     server.key("free")
     admins = [re.sub(r"\{\w+\}", "[^/]+", route.path) for route in ROUTES if route.role is Role.ADMIN]
     viewers = [re.sub(r"\{\w+\}", "[^/]+", route.path) for route in ROUTES if route.role is not Role.ADMIN]
-    for path, answer in viewer.walk(150):
+    for path, answer in viewer.walk():
         for link in re.findall(r'(?:href|action)="/console(/[^"?#]*)', answer.text):
             if any(re.fullmatch(pattern, link) for pattern in admins):
                 assert any(re.fullmatch(pattern, link) for pattern in viewers), (path, link)

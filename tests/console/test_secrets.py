@@ -83,7 +83,7 @@ def test_no_secret_is_in_any_page(admin: Browser, server: Server, manage: Manage
                 secrets |= {digest.hex(), base64.b64encode(digest).decode(), base64.urlsafe_b64encode(digest).decode()}
     assert len(secrets) > 10
     walked = 0
-    for path, answer in admin.walk(300):
+    for path, answer in admin.walk():
         walked += 1
         shown = answer.text + str(answer.headers)
         assert not [secret for secret in secrets if secret in shown], path

@@ -232,7 +232,7 @@ async def test_what_is_charged_is_what_calls_cost(lossy: Lossy, amount: int) -> 
     REPORT.append(f"{amount}: {books.totals()}, {KILLS} workers killed, {lost} replies lost")
     assert amount - peek.remaining + books.clamped == books.charged
     assert lost > 0
-    assert (books.clamped > 0) is (amount == TIGHT)
+    assert books.clamped == 0 or amount == TIGHT  # whether the last tokens are passed by a settlement is chance
 
 
 @pytest.mark.timeout(3_600)
