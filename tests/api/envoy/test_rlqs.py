@@ -9,7 +9,7 @@ import pytest
 
 from api.envoy.front import FrontEnvoy, Json
 from api.envoy.shell import Shell, blocks
-from api.envoy.test_examples import LISTEN
+from api.envoy.test_examples import EXAMPLES, LISTEN
 from api.envoy.upstream import Upstream
 from fixtures.served import Server
 
@@ -18,10 +18,17 @@ CAPACITY, RATE = 100, 50  # of all callers without a customer
 
 @pytest.fixture
 def shell(server: Server, tmp_path: Path) -> Shell:
-    """A shell in which the README's first commands were run."""
-    shell = Shell(tmp_path, server)
+    """A shell in which the README's first commands were run, on a copy of the example with a domain of its own.
+
+    Servers of other tests have the same Redis, and the last shares of their Envoys for some seconds.
+    """
+    shell, name = Shell(tmp_path, server), f"quotas-{time.monotonic_ns()}"
+    for file in ("rules.yaml", "envoy.yaml"):
+        text = (EXAMPLES / "rlqs" / file).read_text()
+        assert text.count("domain: quotas\n") == 1
+        (tmp_path / file).write_text(text.replace("domain: quotas\n", f"domain: {name}\n"))
     setup, _ = blocks("rlqs")
-    shell.run(setup.replace("create quotas", f"create quotas-{time.monotonic_ns()}"))
+    shell.run(setup.replace("create quotas", f"create {name}").replace("deploy/envoy/rlqs/", ""))
     return shell
 
 
