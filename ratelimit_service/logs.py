@@ -83,6 +83,12 @@ def set_up_logging(
     )
 
 
+def flush_log() -> None:
+    """Wait until all lines so far are written, for a second at most: what is printed next then comes after them."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 class BoundedLibrary(logging.Filter):
     """Bounds what the libraries log that speak to strangers: how much, and of whose making.
 

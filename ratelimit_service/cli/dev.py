@@ -29,6 +29,7 @@ from ratelimit_service.devstores.state import DevLock, DevState, ensure_peppers
 from ratelimit_service.devstores.system_user import EmbeddedPostgresError, make_folder
 from ratelimit_service.devstores.valkey import EmbeddedValkeyError
 from ratelimit_service.errors import StartupError
+from ratelimit_service.logs import flush_log
 from ratelimit_service.postgres import migrate
 from ratelimit_service.server.exposure import effective, open_ports
 from ratelimit_service.server.port import PortLock
@@ -122,6 +123,7 @@ def _run(settings: Settings, stores: "DevStores", transport: Transport) -> None:
             "console": _console(in_effect),
         }
         replace(state, **addresses).write(in_effect.data_dir)
+        flush_log()  # what to paste next is to be the last that one sees
         typer.echo(_banner(in_effect, state, transport))
 
     serve_until_stopped(served, ready)

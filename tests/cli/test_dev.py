@@ -65,6 +65,9 @@ def test_prints_what_to_do_next(dev_server: DevServer) -> None:
     assert f'grpcurl -plaintext -d \'{{"api_key":"{key}","resource":"orders.create"}}\' {dev_server.listen} ' in output
     assert f"ratelimit-service check {key} --resource orders.create" in output
     assert dev_server.state["admin_token"] not in output
+    started, _, after = output.partition("ratelimit-service serves on")
+    assert "] serves " in started
+    assert "] serves " not in after, "what to paste next is the last that one sees"
 
 
 def test_demo(dev_server: DevServer) -> None:

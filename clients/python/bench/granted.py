@@ -1,4 +1,4 @@
-# ruff: noqa: INP001, S603, T201  a script that prints, and starts the one beside it
+# ruff: noqa: INP001, T201  a script that prints, and starts the server beside it
 """How many calls a second a client in mode `granted` decides on one core, beside the same client that checks each call.
 
 "hot key" is one key and resource, called again and again, of a server in a process of its own that grants whatever is
@@ -14,13 +14,12 @@ import asyncio
 import itertools
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+from own_server import own_server
 from ratelimit_client import AsyncRateLimitClient, RateLimitClient
 from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse, GrantResponse
 from ratelimit_client._grant_book import GrantBook
@@ -123,18 +122,10 @@ def measure(target: str, calls: int, times: int) -> dict[str, Rate]:
 
 def main(calls: int = 300_000, times: int = 5) -> None:
     """Measure; exit with 1 if one is below its bound."""
-    with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("server.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        if server.stdin is None or server.stdout is None:
-            raise RuntimeError("the server has no pipes")
+    with own_server() as target:
         print(f"Decisions a second on one core, median of {times} rounds of {calls} calls")
         print(f"{'':<15} {'by CPU time':>12} {'by the clock':>12}")
-        rates = measure(f"127.0.0.1:{int(server.stdout.readline())}", calls, times)
-        server.stdin.close()
+        rates = measure(target, calls, times)
     missed = [name for name, bound in _BOUNDS.items() if rates[name].by_cpu < bound]
     if missed:
         sys.exit(f"below the bound: {', '.join(missed)}")

@@ -1,4 +1,4 @@
-# ruff: noqa: INP001, S603, T201  a script that prints, and starts the one beside it
+# ruff: noqa: INP001, T201  a script that prints, and starts the server beside it
 """What a call of the client costs over a call of the bare stub, in CPU time of this process.
 
 Both call one server, which runs in a process of its own. Rounds of the two alternate, so that other load on the
@@ -9,13 +9,12 @@ Usage: python bench/overhead.py [CALLS] [ROUNDS]
 
 import asyncio
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import grpc
+from own_server import own_server
 from ratelimit_client import AsyncRateLimitClient, RateLimitClient
 from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 
@@ -104,22 +103,13 @@ def measure(name: str, rounds: tuple[Round, Round], calls: int, times: int) -> f
 
 def main(calls: int = 500, times: int = 21) -> None:
     """Measure both clients; exit with 1 if one is above the bound."""
-    with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("server.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        if server.stdin is None or server.stdout is None:
-            raise RuntimeError("the server has no pipes")
-        target = f"127.0.0.1:{int(server.stdout.readline())}"
+    with own_server() as target:
         print(f"CPU per call, median of {times} rounds of {calls} calls")
         loop = asyncio.new_event_loop()
         worst = max(
             measure("threads", sync_rounds(target), calls, times),
             measure("asyncio", async_rounds(target, loop), calls, times),
         )
-        server.stdin.close()
     if worst > _BOUND:
         sys.exit(f"an overhead of {worst:.1%} is above the bound of {_BOUND:.0%}")
 
