@@ -255,3 +255,12 @@ class ChargeResult(NamedTuple):
     clamped: int = 0
     held_us: int = 0
     hold: HoldChange | Granted | Returned = UNCHANGED
+
+
+class Exhausted(ChargeResult):
+    """The result of a denial that only time ends: each of its waits is over when it says, and not before.
+
+    Unless something is returned to one of the buckets that wait, which the store announces.
+    """
+
+    __slots__ = ()

@@ -55,7 +55,8 @@ export class Calls {
     let timeoutMs = this.deadlineMs;
     for (let attempts = 1; ; attempts++) {
       try {
-        return await this.attempt(stub, (one, options) => one.checkLimit(message, options), timeoutMs, signal);
+        const sent = attempts > 1 && message.attempt ? { ...message, attempt: attempts } : message;
+        return await this.attempt(stub, (one, options) => one.checkLimit(sent, options), timeoutMs, signal);
       } catch (thrown) {
         const error = errorOf(thrown);
         timeoutMs = Math.floor(ends - performance.now());

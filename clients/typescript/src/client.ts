@@ -272,7 +272,8 @@ function messageOf(request: CheckRequest, { charge, holdMs }: Kind) {
         ? { case: "apiKey" as const, value: request.apiKey }
         : { case: "keyId" as const, value: request.keyId },
     resource: request.resource ?? "",
-    requestId: request.requestId || randomUUID(),
+    // Only of an id that is made up here is it known that this is the first attempt with it.
+    ...(request.requestId ? { requestId: request.requestId } : { requestId: randomUUID(), attempt: 1 }),
     ...(charge !== undefined && { charge }),
     ...(request.cost !== undefined && { cost: BigInt(request.cost) }),
     ...(holdMs !== undefined && { hold: durationOf(holdMs) }),

@@ -228,6 +228,7 @@ function receivedOf({ request }: Attempt): Record<string, unknown> {
       resource: request.resource,
       cost: Number(request.cost ?? 1),
       request_id: request.requestId,
+      attempt: request.attempt,
       charge: CheckLimitRequest_Charge[request.charge],
       hold_ms: millisecondsOf(request.hold),
     };

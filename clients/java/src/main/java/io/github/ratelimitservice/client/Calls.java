@@ -58,11 +58,18 @@ final class Calls {
         checkOnce(connection, request, caller, deadline, (response, error) -> {
             boolean isRetryable = error != null && error.code() == Status.Code.UNAVAILABLE && !error.isOverload();
             if (isRetryable && attempt < MAX_CHECKS && !deadline.isExpired() && !caller.isGone()) {
-                check(connections.next(), request, caller, deadline, attempt + 1, outcome);
+                check(connections.next(), again(request), caller, deadline, attempt + 1, outcome);
             } else {
                 outcome.of(response, error);
             }
         });
+    }
+
+    /** The request for a retry: the service must not take it for the first attempt. */
+    private static CheckLimitRequest again(CheckLimitRequest request) {
+        return request.getAttempt() == 0
+                ? request
+                : request.toBuilder().setAttempt(request.getAttempt() + 1).build();
     }
 
     /** A check that is not retried, over a connection and with a deadline of its own. */

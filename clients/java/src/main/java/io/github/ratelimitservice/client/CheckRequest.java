@@ -132,7 +132,8 @@ public final class CheckRequest {
     CheckLimitRequest.Builder message() {
         CheckLimitRequest.Builder message = CheckLimitRequest.newBuilder()
                 .setResource(resource)
-                .setRequestId(requestId.isEmpty() ? UUID.randomUUID().toString() : requestId);
+                .setRequestId(requestId.isEmpty() ? UUID.randomUUID().toString() : requestId)
+                .setAttempt(requestId.isEmpty() ? 1 : 0); // of an id of the caller's nobody knows
         if (!cost.equals(BigInteger.ONE)) {
             message.setCost(cost.longValue());
         }

@@ -14,6 +14,8 @@ public enum Source {
     UNENFORCED,
     /** Units that a client holds: it has decided the call by itself. This client does not. */
     GRANT,
+    /** What the shared bucket store replied a second ago at most. Only of a denial. */
+    MEMORY,
     /** A source of a newer service. */
     UNRECOGNIZED;
 

@@ -229,6 +229,7 @@ final class Expectation {
             got.put("resource", request.getResource());
             got.put("cost", request.hasCost() ? unsigned(request.getCost()) : BigDecimal.ONE);
             got.put("request_id", request.getRequestId());
+            got.put("attempt", BigDecimal.valueOf(request.getAttempt()));
             got.put("charge", request.getCharge().name());
             got.put("hold_ms", request.hasHold() ? millis(request.getHold()) : null);
         }
