@@ -33,6 +33,9 @@ from ratelimit_service.decision.window import NO_END, length_of
 
 MAX_LIMITS: Final = 10_000
 
+MAX_DENIALS: Final = 2_000
+"""Ends of responses to denied requests that are kept encoded, in some 1.5 KiB each. One is true for a second."""
+
 # RateLimitResponse
 _OK, _OVER_LIMIT = b"\x08\x01", b"\x08\x02"  # overall_code, and code in DescriptorStatus
 _STATUS, _HEADER, _BODY, _DYNAMIC_METADATA = b"\x12", b"\x1a", b"\x2a", b"\x32"
@@ -91,28 +94,49 @@ class RateLimitResponseEncoder:
         self._now_us = now_us
         self._specs = LimitSpecs(now_us)
         self._limits: dict[int, _EncodedLimit] = {}
+        self._denials: dict[tuple[object, ...], bytes] = {}
 
     def encode(self, decision: RequestDecision) -> bytes:
         """The RateLimitResponse for a decision."""
         allowed, statuses = decision
-        if allowed and len(statuses) == 1 and len(statuses[0].limits) == 1:
-            return self._encode_single(statuses[0])
+        if len(statuses) == 1 and len(statuses[0].limits) == 1:
+            return self._encode_single(statuses[0]) if allowed else self._encode_denied(statuses[0])
         parts = [_OK if allowed else _OVER_LIMIT]
         for status in statuses:
             encoded = self._encode_status(status)
             parts += (_STATUS, varint(len(encoded)), encoded)
         states = self._states(statuses)
-        binding = _binding(states)
         if allowed:
-            headers = self._headers.render(states, binding)
+            parts += map(_encode_header, self._headers.render(states, _binding(states)))
         else:
-            retry_after_us = decision.retry_after_us
-            header, body = as_problem(_denial(statuses, states, binding, retry_after_us))
-            headers = [*self._headers.render_denial(states, binding, retry_after_us), header]
-            parts.append(submessage(_BODY, body.encode()))
-        for header in headers:
-            parts.append(_encode_header(header))
+            parts.append(self._encode_denial(statuses, states, decision.retry_after_us))
         return b"".join(parts)
+
+    def _encode_denied(self, status: DescriptorStatus) -> bytes:
+        """The RateLimitResponse for a request to one limit, which denies it: nearly every one that is denied.
+
+        What follows the status has whole seconds, so that it is the same for a second, and for all keys of a plan.
+        """
+        encoded = self._encode_status(status)
+        states = self._states((status,))
+        seconds = None if status.wait_us == NEVER else ceil_seconds(status.wait_us)
+        key = (*states, status.limit and status.limit.name, status.reason, seconds)
+        end = self._denials.get(key)
+        if end is None:
+            if len(self._denials) >= MAX_DENIALS:
+                self._denials.clear()
+            end = self._encode_denial((status,), states, None if seconds is None else seconds * MICRO)
+            self._denials[key] = end
+        return b"%b%b%b%b%b" % (_OVER_LIMIT, _STATUS, varint(len(encoded)), encoded, end)
+
+    def _encode_denial(
+        self, statuses: Sequence[DescriptorStatus], states: Sequence[LimitState], retry_after_us: int | None
+    ) -> bytes:
+        """Body and headers of a response that denies."""
+        binding = _binding(states)
+        header, body = as_problem(_denial(statuses, states, binding, retry_after_us))
+        headers = [*self._headers.render_denial(states, binding, retry_after_us), header]
+        return submessage(_BODY, body.encode()) + b"".join(map(_encode_header, headers))
 
     def _encode_single(self, status: DescriptorStatus) -> bytes:
         """The RateLimitResponse for a request to one limit, which allows it: nearly every request."""
