@@ -120,7 +120,7 @@ def run(host: Host, load: Load, turns: int, peer_port: int | None, before: Path 
         folder = Path(name)
         world = stack.enter_context(open_world(KEYS))
         sides = _open(stack, world, folder, peer_port, before)
-        steps = _closed_loop(sides, world, folder, load)
+        steps = closed_loop(sides, world, folder, load)
         for threads in FRONTS:
             limiters = {"": sides.service.port, "empty handler": sides.front_nothing.port}
             if sides.peer is not None:
@@ -134,7 +134,7 @@ def run(host: Host, load: Load, turns: int, peer_port: int | None, before: Path 
         steps["10,000 API keys"].case._replace(keys=world.keys).load_keys(sides.service.port)
         found = list(take_turns(steps, world.valkey_pid, turns))
         peaks = [_median(found, case) for case in ("10,000 keys", "ER: 10,000 keys") if case in steps]
-        paced = _open_loop(sides, folder, load, min(peaks))
+        paced = open_loop(sides, folder, load, min(peaks))
         print(f"the lower peak is {min(peaks):,.0f}/s", flush=True)
         more = take_turns(paced, world.valkey_pid, turns)
         found = [{**of_steps, **of_paced} for of_steps, of_paced in zip(found, more, strict=True)]
@@ -206,7 +206,8 @@ def _denial_sizes(service: Target, world: World) -> dict[str, int]:
         }
 
 
-def _closed_loop(sides: Sides, world: World, folder: Path, load: Load) -> Steps:
+def closed_loop(sides: Sides, world: World, folder: Path, load: Load) -> Steps:
+    """The cases that keep so many calls in flight; bodies are written to FOLDER."""
     many = [f"user-{number}" for number in range(KEYS)]
     random.Random(_SEED).shuffle(many)  # noqa: S311  the same order in each run
     one, denied = users("1 key", ["one"]), users("denied", [DENIED])
@@ -240,7 +241,8 @@ def _closed_loop(sides: Sides, world: World, folder: Path, load: Load) -> Steps:
     return steps
 
 
-def _open_loop(sides: Sides, folder: Path, load: Load, peak: float) -> Steps:
+def open_loop(sides: Sides, folder: Path, load: Load, peak: float) -> Steps:
+    """The cases at set rates, two of them shares of PEAK."""
     spread = spread_requests("10,000 keys", USER, [f"user-{number}" for number in range(KEYS)], folder / "paced")
     load = load._replace(connections=_CONNECTIONS)
     return {

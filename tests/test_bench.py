@@ -1,19 +1,24 @@
 """What the comparison of the benchmarks computes and shows; the measuring itself is not tested."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 pytest.importorskip("envoy")  # has no wheel for some machines
 
 from bench.bars import Bar
-from bench.comparison import rows
+from bench.comparison import Sides, closed_loop, open_loop, rows
 from bench.comparison_page import Comparison, Line, page
 from bench.host import Host
+from bench.load import Load
 from bench.measure import Measure
 from bench.peer import RULES
 from bench.rows import Row, Turn, all_cpu, bars, own_cpu, p99, rate
-from bench.world import DENIED, DOMAIN, USER, rules_of_users
+from bench.target import Target
+from bench.world import DENIED, DOMAIN, USER, World, rules_of_users
 from ratelimit_service.decision.limit import Quota, Window
+from ratelimit_service.settings import Settings
 
 
 def measured(rate: float = 1_000, p99_ms: float = 1, server_cpu: float = 10, redis_cpu: float = 5) -> Measure:
@@ -37,6 +42,16 @@ def test_a_row_is_the_median_of_the_ratios_of_each_turn() -> None:
 def test_a_row_whose_cases_were_not_measured_is_left_out() -> None:
     """Without a peer or an earlier version there are no figures of it."""
     assert list(bars([Row("row", "of", "ER: per", rate, ">=", 1)], [turn(measured(), measured())])) == []
+
+
+def test_every_row_has_its_cases(tmp_path: Path) -> None:
+    """Or it would be left out without a word. Those through an Envoy need one, and are named beside it."""
+    one = Target(1, 1, "envoy", 1)
+    world = World(Settings(), 1, 1, ["key"], "key", "key", "token")
+    sides = Sides(one, one, one, one, one, one)
+    cases = {*closed_loop(sides, world, tmp_path, Load()), *open_loop(sides, tmp_path, Load(), 1_000)}
+    named = {name for row in rows(slow_memory=True) for name in (row.of, row.per)}
+    assert {name for name in named - cases if not name.startswith("Envoy x")} == set()
 
 
 def test_figures_of_cpu_and_latency() -> None:
