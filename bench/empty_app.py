@@ -1,12 +1,23 @@
 """The empty handler of the transport envoy: reads a call, decides nothing, always sends the same response."""
 
+import json
+import os
 from typing import Final
 
 from ratelimit_service.transport.envoy.framing import CallerGone, Receive, Scope, Send, body_of, frame
 from ratelimit_service.transport.envoy.responses import send_response
 
-RESPONSE: Final = frame(bytes.fromhex("0801100118015a00") * 12)
+_PART: Final = bytes.fromhex("0801100118015a00")
+
+RESPONSE: Final = frame(_PART * 12)
 """96 bytes, the size of the response for a plan with two limits. It is never parsed."""
+
+SIZES: Final = "BENCH_RESPONSE_BYTES"
+"""The variable with other sizes of responses: JSON, bytes by path. They are rounded up to a multiple of 8."""
+
+_RESPONSES: Final = {
+    path: frame(_PART * -(-size // len(_PART))) for path, size in json.loads(os.environ.get(SIZES, "{}")).items()
+}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -23,4 +34,4 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             _, more = body_of(await receive())
     except CallerGone:  # the generator has stopped
         return
-    await send_response(send, RESPONSE)
+    await send_response(send, _RESPONSES.get(scope["path"], RESPONSE))

@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench.empty_app import SIZES
 from ratelimit_service.server.instance import child_environment
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
@@ -55,12 +57,13 @@ def serving(
 
 
 @contextmanager
-def empty(transport: str) -> Iterator[Target]:
-    """One process of a transport with the empty handler."""
+def empty(transport: str, sizes: Mapping[str, int] = MappingProxyType({})) -> Iterator[Target]:
+    """One process of a transport with the empty handler. SIZES: of responses that are not 96 bytes, by path (Envoy)."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = _empty_envoy(port, Path(folder)) if transport == "envoy" else ["bench.empty_grpcio", str(port)]
-        with running([sys.executable, "-m", *command], os.environ) as process:
+        environment = os.environ | {SIZES: json.dumps(dict(sizes))}
+        with running([sys.executable, "-m", *command], environment) as process:
             await_port(port, process)
             yield Target(port, process.pid, transport, 1)
 
