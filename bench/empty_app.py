@@ -4,7 +4,9 @@ import json
 import os
 from typing import Final
 
+from ratelimit_service.transport.envoy.crossing import taking_calls
 from ratelimit_service.transport.envoy.framing import CallerGone, Receive, Scope, Send, body_of, frame
+from ratelimit_service.transport.envoy.paths import PATHS
 from ratelimit_service.transport.envoy.responses import send_response
 
 _PART: Final = bytes.fromhex("0801100118015a00")
@@ -24,8 +26,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Respond to one call, or run the lifespan protocol."""
     if scope["type"] == "lifespan":
         await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+        with taking_calls(dict.fromkeys(PATHS, app)):
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
         await send({"type": "lifespan.shutdown.complete"})
         return
     try:

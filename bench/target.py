@@ -20,6 +20,7 @@ from bench.empty_app import SIZES
 from ratelimit_service.server.instance import child_environment
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
+from ratelimit_service.transport.envoy.crossing import find_module
 from ratelimit_service.transport.envoy.paths import PATHS, STREAMS
 
 PROGRAM = Path(sys.executable).with_name("ratelimit-service")
@@ -80,6 +81,7 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
         max_connection_age=3600,
         max_concurrent_streams=16,
         tls=None,
+        crossing=find_module(),
     )
     config = folder / "envoy.json"
     config.write_text(json.dumps(envoy_config(options)))
