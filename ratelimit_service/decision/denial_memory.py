@@ -99,9 +99,8 @@ class DenialMemory:
         new = tuple.__new__
         if len(results) == 1:  # the common case, without a loop
             ((remaining, wait, reset),) = results
-            aged: tuple[LimitResult, ...] = (
-                new(LimitResult, (remaining, wait - age if wait > 0 else wait, reset - age)),
-            )
+            left = (remaining, wait - age if wait > 0 else wait, reset - age if reset > age else 0)
+            aged: tuple[LimitResult, ...] = (new(LimitResult, left),)
         else:
             aged = tuple(
                 [

@@ -80,6 +80,17 @@ def test_it_denies_for_a_second_at_most(memory: DenialMemory, time: Time) -> Non
     assert memory.find(charge) is None
 
 
+def test_a_cost_that_never_fits_is_denied_by_a_bucket_that_is_full(memory: DenialMemory, time: Time) -> None:
+    """Nothing of which is under way: a time that is over would be none that denies."""
+    charge = Charge((bucket(),), (12,))
+    full = LimitResult(10 * MICRO, NEVER, 0)
+    memory.remember(charge, Exhausted(charged=False, limit_results=(full,)), time.now)
+    time.now += 0.5
+    found = memory.find(charge)
+    assert found is not None
+    assert found.limit_results == (full,)
+
+
 def test_what_costs_less_is_not_denied_and_what_costs_more_for_longer(memory: DenialMemory, time: Time) -> None:
     """A smaller cost may fit, and then a larger one waits for longer. That has a wait of its own, or never fits."""
     one = bucket(capacity=10, refill=10)

@@ -102,8 +102,9 @@ class RateLimitResponseEncoder:
         if len(statuses) == 1 and len(statuses[0].limits) == 1:
             return self._encode_single(statuses[0]) if allowed else self._encode_denied(statuses[0])
         parts = [_OK if allowed else _OVER_LIMIT]
+        resets: dict[int, bytes] = {}
         for status in statuses:
-            encoded = self._encode_status(status)
+            encoded = self._encode_status(status, resets)
             parts += (_STATUS, varint(len(encoded)), encoded)
         states = self._states(statuses)
         if allowed:
@@ -117,7 +118,7 @@ class RateLimitResponseEncoder:
 
         What follows the status has whole seconds, so that it is the same for a second, and for all keys of a plan.
         """
-        encoded = self._encode_status(status)
+        encoded = self._encode_status(status, {})
         states = self._states((status,))
         seconds = None if status.wait_us == NEVER else ceil_seconds(status.wait_us)
         key = (*states, status.limit and status.limit.name, status.reason, seconds)
@@ -153,7 +154,8 @@ class RateLimitResponseEncoder:
         state = LimitState(spec, tokens, ceil_seconds(reset_us), False)  # noqa: FBT003 positional: built for every call
         return b"".join([response, spec_headers, *map(_encode_header, self._headers.render_state((state,), state))])
 
-    def _encode_status(self, status: DescriptorStatus) -> bytes:
+    def _encode_status(self, status: DescriptorStatus, resets: dict[int, bytes]) -> bytes:
+        """A DescriptorStatus. RESETS are fields by their time: those of one request often end together."""
         allowed, _, _, limit, remaining, reset_us, wait_us, _, _, _ = status
         code = _OK if allowed else _OVER_LIMIT
         if limit is None:
@@ -162,7 +164,10 @@ class RateLimitResponseEncoder:
         if encoded.spec is None:
             return code + encoded.current_limit
         remaining_varint = varint(remaining) if remaining < _UINT32_MAX else _UINT32_MAX_VARINT
-        reset = duration(_RESET, wait_us if wait_us > 0 else reset_us)
+        after_us = wait_us if wait_us > 0 else reset_us
+        reset = resets.get(after_us)
+        if reset is None:
+            reset = resets[after_us] = duration(_RESET, after_us)
         return b"%b%b%b%b%b" % (code, encoded.current_limit, _REMAINING, remaining_varint, reset)
 
     def _states(self, statuses: Sequence[DescriptorStatus]) -> list[LimitState]:
@@ -170,14 +175,15 @@ class RateLimitResponseEncoder:
         states: list[LimitState] = []
         seen: set[int] = set()
         for status in statuses:
-            for limit, result in zip(status.limits, status.results, strict=True):
+            results = status.results
+            for index, limit in enumerate(status.limits):
                 encoded = self._limits.get(id(limit)) or self._encode_limit(limit)
                 if encoded.until_us != NO_END and encoded.until_us <= self._now_us():
                     encoded = self._encode_limit(limit)
                 spec = encoded.spec
-                if limit.enforced and spec is not None and id(limit.bucket) not in seen:
+                if spec is not None and limit.enforced and id(limit.bucket) not in seen:
                     seen.add(id(limit.bucket))
-                    states.append(LimitState.of(spec, result))
+                    states.append(LimitState.of(spec, results[index]))
         return states
 
     def _encode_limit(self, limit: AppliedLimit) -> _EncodedLimit:

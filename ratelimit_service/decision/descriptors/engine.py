@@ -493,7 +493,10 @@ def _decide_statuses(
             statuses.append(item.status)
             continue
         own = next(indexes)
-        own_results = results if len(own) == len(results) else tuple([results[index] for index in own])
+        if len(own) == 1:  # nearly all, where there are many
+            own_results: tuple[LimitResult, ...] = (results[own[0]],)
+        else:
+            own_results = results if len(own) == len(results) else tuple([results[index] for index in own])
         if prepared.denied:
             own_results = tuple(
                 peek._replace(wait_us=wait_for(bucket.limit, peek, bucket.limit.tokens_of(item.hits)))
