@@ -14,6 +14,7 @@
  * Threads: what is marked E belongs to Envoy's worker thread, what is marked P to whoever has Python's lock. A `Call` is
  * counted by references: one of the filter, one of the queue or of the object in Python.
  */
+#define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <pthread.h>
@@ -341,11 +342,25 @@ static bool read_message(void *stream, Call *call) {
     return data[0] == 0 && said == size - PREFIX;
 }
 
+/* The IP address in `192.0.2.1:4711` or `[::1]:4711`, as Envoy has it: callers are told apart by that. */
+static Text address_in(Text peer) {
+    const char *port = memrchr(peer.data, ':', peer.size);
+    if (peer.size > 0 && peer.data[0] == '[') {
+        const char *end = memchr(peer.data, ']', peer.size);
+        return end == NULL ? peer : (Text){peer.data + 1, end - peer.data - 1};
+    }
+    if (port == NULL || memchr(peer.data, ':', peer.size) != port) {
+        return peer; /* without a port */
+    }
+    return (Text){peer.data, port - peer.data};
+}
+
 static void enqueue(void *stream, Call *call) {
     Text peer;
     if (envoy_dynamic_module_callback_http_filter_get_attribute_string(stream, SOURCE_ADDRESS, &peer) &&
         envoy_dynamic_module_callback_http_filter_get_attribute_int(stream, SOURCE_PORT, &call->port) &&
         peer.size <= MAX_PEER) {
+        peer = address_in(peer);
         memcpy(call->peer, peer.data, peer.size);
         call->peer_size = peer.size;
     }
