@@ -129,7 +129,7 @@ def flood_values(address: str, until: float, lengths: list[int]) -> Counter[str]
 
 
 @pytest.mark.usefixtures("rules")
-@pytest.mark.parametrize("lengths", [[64], [800]] if FULL else [[64, 800]], ids=str)
+@pytest.mark.parametrize("lengths", [[64], [800]] if FULL else [[64, 800]], ids=lambda each: "+".join(map(str, each)))
 def test_values_that_are_new_each_time(target: Target, lengths: list[int]) -> None:
     """What is cached of values that clients choose is bounded, also in bytes."""
     with attacked(target, name=f"new values of {' and '.join(map(str, lengths))}") as report:
