@@ -21,7 +21,7 @@ FUZZ_RUNS ?= 1000000
 
 # Tests that load servers as hard as they can: one after the other. All others, which wait more, run on two processes,
 # those of the attacks too that watch no victim.
-WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_peer guessing odd_requests \
+WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_peer guessing log_growth odd_requests \
 	revoked_key_on_a_stream revoked_streams silent_watchers timeouts))
 ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak
 
