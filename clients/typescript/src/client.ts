@@ -223,7 +223,7 @@ export class RateLimitClient {
       hold.release();
     }
     this.calls.close();
-    this.closing ??= this.granting?.close().then(() => this.connections.close());
+    this.closing ??= this.granting?.close().finally(() => this.connections.close());
     if (this.closing === undefined) {
       this.connections.close();
     }

@@ -10,7 +10,6 @@ export interface GrantBounds {
   readonly lines: number;
 }
 
-/** Some 100 MB. */
 const BOUNDS: GrantBounds = { keys: 20_000, lines: 100_000 };
 
 /** Keys that are looked at to make room for another. */
