@@ -22,6 +22,11 @@ import java.nio.file.Path;
 
 /** A server in a process of its own, so that only the caller's work is measured. It allows all calls, and grants what is wanted. */
 final class AllowingServer implements AutoCloseable {
+    /** The resource for which as many units as can be are granted, for an hour. */
+    static final String HELD = "orders.held";
+
+    private static final int HOUR = 3600;
+    private static final int MAX_UNITS = 1_000_000;
     private static final long PLENTY = 1_000_000_000;
 
     private static final CheckLimitResponse ALLOWED = CheckLimitResponse.newBuilder()
@@ -106,12 +111,14 @@ final class AllowingServer implements AutoCloseable {
         }
 
         private static GrantResponse granted(GrantRequest request) {
-            GrantResponse.Builder response = GrantResponse.newBuilder()
-                    .setGrantId(request.getGrantId())
-                    .setGranted(request.getWants())
-                    .setReturnsMade(true);
+            GrantResponse.Builder response =
+                    GrantResponse.newBuilder().setGrantId(request.getGrantId()).setReturnsMade(true);
             if (request.getWants() > 0) {
-                response.setDecision(ALLOWED).setResourcePrefix("").setTtl(Duration.newBuilder().setSeconds(1));
+                boolean isHeld = request.getResource().equals(HELD);
+                response.setGranted(isHeld ? MAX_UNITS : request.getWants())
+                        .setTtl(Duration.newBuilder().setSeconds(isHeld ? HOUR : 1))
+                        .setDecision(ALLOWED)
+                        .setResourcePrefix("");
             }
             return response.build();
         }
