@@ -119,6 +119,10 @@ public final class CheckRequest {
         return requestId;
     }
 
+    Credential credential() {
+        return credential;
+    }
+
     /** Throws RateLimitException for what cannot be sent. */
     void validate() {
         Sendable.checkText("api_key", apiKey());
