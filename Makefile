@@ -32,7 +32,7 @@ LANGUAGES ?= python go typescript java
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults bench clients test-clients bench-clients test-deploy dist test-dist version clean
+.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults test-grants bench clients test-clients bench-clients test-deploy dist test-dist version clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -125,6 +125,9 @@ attacks: setup test-tools ## Attack real servers for 30 s each, beside a victim,
 
 test-faults: setup test-tools ## Break stores and networks under real servers, and print what callers saw. Wants a quiet machine.
 	RATELIMIT_FAULTS=full $(BIN)/pytest tests/faults $(ARGS)
+
+test-grants: setup test-tools ## Count what gateways spend of limits that they decide by themselves. Wants a quiet machine, and Go.
+	RATELIMIT_GRANTS=full $(BIN)/pytest -s --timeout 3600 tests/fleet/test_grants.py tests/fleet/test_quotas.py $(ARGS)
 
 test-deploy: setup test-tools ## Build and run the image, render the Helm chart, and check all of deploy/. Installs podman and helm.
 	@tests/deploy/install-tools "$(CURDIR)/$(VENV)"

@@ -186,12 +186,14 @@ class Granted(NamedTuple):
 class Returned(NamedTuple):
     """What a Return returned: so many UNITS, of which each had taken `tokens[i]` from `buckets[i]`.
 
-    `again`: the grant had been returned before, and nothing has changed.
+    `again`: the grant had been returned before, and nothing has changed. `left_us`: the microseconds for which it would
+    have lasted still, 0 if it had ended, or there was none.
     """
 
     units: int
     tokens: tuple[int, ...]
     again: bool
+    left_us: int = 0
 
 
 class Charge(NamedTuple):

@@ -206,6 +206,14 @@ GRANT_UNITS: Final = Described(
     "worth of calls, unless they die.",
     {"units": ("granted", "returned", "spent")},
 )
+OPEN_GRANTS: Final = Described(
+    "ratelimit_open_grants",
+    Kind.GAUGE,
+    "Grants that have neither ended nor been returned, to be added up over all servers: one that is returned to "
+    "another counts there as one less, so that a server alone may have less than none.",
+    "None, although clients are in mode granted: all their limits need each call, or are used up.",
+    across="sum",
+)
 QUOTA_STREAMS: Final = Described(
     "ratelimit_rlqs_streams",
     Kind.GAUGE,
@@ -713,7 +721,7 @@ SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     "Decisions": (
         *(DECISIONS, DESCRIPTOR_DECISIONS, PLAN_DECISIONS, LIMIT_DENIALS, REMEMBERED_DENIALS, REMEMBERS_DENIALS),
         *(RETURNED_HEARD, RESERVATIONS, OPEN_RESERVATIONS),
-        *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, GRANTS, GRANT_UNITS, ENFORCEMENT_OFF),
+        *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, GRANTS, GRANT_UNITS, OPEN_GRANTS, ENFORCEMENT_OFF),
     ),
     "Assignments of Envoy's rate limit quota service": (
         *(QUOTA_STREAMS, QUOTA_BUCKETS, SHORT_SHARES, QUOTA_REPORTS, ASSIGNED_REQUESTS, ASSIGNMENTS),

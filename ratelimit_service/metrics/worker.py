@@ -502,6 +502,7 @@ class WorkerMetrics:
         for described, read in (
             (catalogue.OPEN_STREAMS, lambda: len(watched.streams)),
             (catalogue.OPEN_RESERVATIONS, lambda: counts.reservations.open),
+            (catalogue.OPEN_GRANTS, lambda: counts.reservations.grants.open),
             (catalogue.BOUND, lambda: overload.bound),
             (catalogue.QUEUE_AGE, lambda: overload.longest_wait),
             (catalogue.POLICIES, lambda: len(cache)),

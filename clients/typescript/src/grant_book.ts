@@ -98,7 +98,7 @@ export class GrantBook {
 
   /** Takes what was granted, and decides the calls that wait. */
   answered(asked: Asked, response: GrantResponse, now: number): void {
-    if (!this.isLanded(asked)) {
+    if (!this.isDone(asked)) {
       return;
     }
     const { key, pool } = asked;
@@ -115,7 +115,7 @@ export class GrantBook {
 
   /** Returns what may have been granted, and has the calls fail that waited when it was sent. */
   failed(asked: Asked, error: RateLimitError, now: number): void {
-    if (!this.isLanded(asked)) {
+    if (!this.isDone(asked)) {
       return;
     }
     const { key, pool } = asked;
@@ -275,7 +275,7 @@ export class GrantBook {
   }
 
   /** Whether a request has come to its end just now. One that comes late is not in flight any more. */
-  private isLanded(asked: Asked): boolean {
+  private isDone(asked: Asked): boolean {
     if (asked.key.request !== asked) {
       return false;
     }

@@ -12,7 +12,7 @@ export interface GrantBounds {
 
 const BOUNDS: GrantBounds = { keys: 20_000, lines: 100_000 };
 
-/** Keys that are looked at to make room for another. */
+/** Keys that are passed to make room for another. */
 const SWEPT = 64;
 
 /** The keys of which a client in mode `granted` holds units. */

@@ -18,7 +18,7 @@ export type OpenStream = (
   signal: AbortSignal,
 ) => AsyncIterable<StreamGrantResponse>;
 
-/** What is to be told of a stream. */
+/** What is reported of a stream. */
 export interface StreamListener {
   /** After each message. */
   received: () => void;

@@ -355,12 +355,12 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
 
 def _decode_grant(reservation: Grant | Return, count: int, reply: Sequence[int], at: int) -> tuple[ChargeResult, int]:
     """The result of what is at REPLY[at] on, of a charge of COUNT buckets, and where the next one is."""
-    start = at + 3 if isinstance(reservation, Grant) else at + 2 + count
+    start = at + 3 if isinstance(reservation, Grant) else at + 3 + count
     end = start + 1 + 3 * count
     limit_results = tuple(LimitResult(*reply[i : i + 3]) for i in range(start + 1, end, 3))
     if isinstance(reservation, Return):
-        found, units = reply[at : at + 2]
-        returned = Returned(units, tuple(reply[at + 2 : start]), found == _BEFORE)
+        found, units, left_us = reply[at : at + 3]
+        returned = Returned(units, tuple(reply[at + 3 : start]), found == _BEFORE, left_us)
         return ChargeResult(found > 0, limit_results, 0, 0 if found else GONE, returned), end
     taken, units, left_us = reply[at:start]
     if units and not reply[start]:  # a bucket had no room after all

@@ -30,7 +30,8 @@
 --          now, in microseconds since 1970 UTC (0: it was not open, or is not); both 0 if nothing has changed. Of a grant
 --          firstly the units that it took now, those that it has, and the microseconds that it lasts (without units -1: its name was used;
 --          -2: no room for it; of a quota's window that ends too soon the rest; else 0); of its return whether there was one (1: it is
---          returned; 2: it was before; 0: none), the units that are returned, and per bucket the tokens that each had taken.
+--          returned; 2: it was before; 0: none), the units that are returned, the microseconds for which it would have lasted still,
+--          and per bucket the tokens that each had taken.
 --
 -- A reservation that is open is kept as 'o', the time when it was made, that when its hold ends, and the second with which its
 -- slots come back, as doubles; then a byte for each of its buckets from which nothing was taken, its position from 0: shadow
@@ -482,12 +483,12 @@ while p <= size do
         flags, gone, untaken, foreign = flags - GRANTS, true, '', ''
         if flags == SETTLES then -- it is returned
           stride = 8
-          for i = o, o + 1 + count do out[i] = 0 end
+          for i = o, o + 2 + count do out[i] = 0 end
           if found then
-            out[o], out[o + 1] = 1, math.min(hold, found.units)
-            used_after = grants.settle(p, o + 2, count, marks_of(p, count), found, out[o + 1])
+            out[o], out[o + 1], out[o + 2] = 1, math.min(hold, found.units), math.max(found.ends - now, 0)
+            used_after = grants.settle(p, o + 3, count, marks_of(p, count), found, out[o + 1])
             made_at, settles = found.made, true
-            evaluate(p, o + 2 + count, count, nil)
+            evaluate(p, o + 3 + count, count, nil)
             settles, used_after = false, nil
             for i = p, p + 8 * count - 8, 8 do batch[i + 1], batch[i + 7] = 0, 0 end -- from here on a peek
           elseif returned then
@@ -498,7 +499,7 @@ while p <= size do
             records[record] = 's'
             lasts[record] = RESULT_MS
           end
-          o = o + 2 + count
+          o = o + 3 + count
         else
           local wants, share, call = batch[p], batch[p + 1], batch[p + 2]
           local units, left = 0, 0
