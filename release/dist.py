@@ -1,10 +1,10 @@
 """Build what a release consists of: `python -m release.dist FOLDER`, or `make dist`, which builds the site before.
 
-The service: a source archive, and the wheel from what is in it; the sources of the module in C. The clients: a wheel, and the packages of npm, Maven
-and Go, of the languages whose toolchain is here or in the virtual environment (all of them, with CI=true); for others
-the protos. The site as an archive. What an installation of the wheel consists of, as a CycloneDX document. SHA256SUMS
-of all, and requirements.lock beside them. Files get the time of the last commit, so that the same commit gives the same
-wheels.
+The service: a source archive, and the wheel from what is in it; the sources of the module in C. The clients: a wheel,
+and the packages of npm, Maven and Go, of the languages whose toolchain is here or in the virtual environment (all of
+them, with CI=true); for others the protos. The site as an archive. What an installation of the wheel consists of, as a
+CycloneDX document. SHA256SUMS of all, and requirements.lock beside them. Files get the time of the last commit, so that
+the same commit gives the same wheels.
 """
 
 import hashlib
