@@ -24,6 +24,7 @@
 #include <string.h>
 #include <structmember.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Envoy's ABI, version 0.1, as far as it is needed. Weak: outside of Envoy the module can be imported, for its tests. */
@@ -42,7 +43,7 @@ typedef struct {
 
 enum { REQUEST_HEADERS = 0 };
 enum { RECEIVED_BODY = 0, BUFFERED_BODY = 1 };
-enum { CONTINUE = 0, STOP = 1, STOP_AND_BUFFER = 1, STOP_WITHOUT_BUFFER = 3 };
+enum { CONTINUE = 0, STOP = 1, STOP_AND_WATERMARK = 2, STOP_WITHOUT_BUFFER = 3 };
 enum { SOURCE_ADDRESS = 24, SOURCE_PORT = 25 };
 
 #define ENVOY extern __attribute__((weak))
@@ -68,6 +69,7 @@ ENVOY void envoy_dynamic_module_callback_http_filter_scheduler_commit(void *, ui
 #define MAX_UNENDED (8 * 1024) /* of a message that is whole, while its caller has yet to close his side */
 #define PREFIX 5
 #define MAX_CHUNKS 32
+#define MAX_VALUE 4096         /* of a header that the application gets: a call with a longer one is passed on */
 #define MAX_HELD 64           /* calls without a whole message, for each thread; then the oldest is passed on */
 #define MAX_RESPONSE_HEADERS 32
 #define MAX_PEER 64
@@ -94,7 +96,8 @@ typedef struct Call {
     /* E */
     void *stream;
     enum State state;
-    struct Call *older, *newer; /* among those held */
+    struct Call *older, *newer; /* among those held, while it is listed */
+    bool listed;
     /* E until the call is queued, then P */
     int path;
     char *header[MAX_NAMES];
@@ -102,6 +105,7 @@ typedef struct Call {
     char peer[MAX_PEER];
     size_t peer_size;
     uint64_t port;
+    double came, whole; /* when its headers and its message were there, by Python's time.monotonic() */
     char *message; /* with its prefix */
     size_t message_size;
     /* P until it is committed, then E: headers, body and trailers of the response, one after the other */
@@ -140,8 +144,44 @@ static void commit(Call *call, enum Event event) {
 
 /* ---- Envoy's worker thread ---- */
 
+/* Free what was kept of a call that is not taken. */
+static void forget(Call *call) {
+    for (int i = 0; i < MAX_NAMES; i++) {
+        free(call->header[i]);
+        call->header[i] = NULL;
+    }
+    free(call->message);
+    call->message = NULL;
+}
+
+static void unlist(Call *call) {
+    if (!call->listed) {
+        return;
+    }
+    *(call->older != NULL ? &call->older->newer : &oldest_held) = call->newer;
+    *(call->newer != NULL ? &call->newer->older : &newest_held) = call->older;
+    call->listed = false;
+    held--;
+}
+
+static void let_go(Call *call, enum State state) {
+    unlist(call);
+    call->state = state;
+    if (state == PASSED) {
+        forget(call);
+    }
+}
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
 static void hold(Call *call) {
+    call->came = now();
     call->state = HELD;
+    call->listed = true;
     call->older = newest_held;
     call->newer = NULL;
     if (newest_held != NULL) {
@@ -155,15 +195,9 @@ static void hold(Call *call) {
         if (oldest->scheduler == NULL) {
             oldest->scheduler = envoy_dynamic_module_callback_http_filter_scheduler_new(oldest->stream);
         }
+        unlist(oldest); /* the next one that is too many passes on another: events come after this turn */
         commit(oldest, PASS_ON);
     }
-}
-
-static void let_go(Call *call, enum State state) {
-    *(call->older != NULL ? &call->older->newer : &oldest_held) = call->newer;
-    *(call->newer != NULL ? &call->newer->older : &newest_held) = call->older;
-    held--;
-    call->state = state;
 }
 
 const char *envoy_dynamic_module_on_program_init(void) {
@@ -270,8 +304,8 @@ static bool keep_headers(Call *call, const Header *headers, size_t count) {
             if (!named(one, config->name[name], config->name_size[name])) {
                 continue;
             }
-            if (call->header[name] != NULL) {
-                return false; /* twice: the application decides which holds */
+            if (call->header[name] != NULL || one->value_size > MAX_VALUE) {
+                return false; /* twice, or long: the application decides what holds */
             }
             call->header[name] = malloc(one->value_size + 1);
             if (call->header[name] == NULL) {
@@ -292,6 +326,7 @@ int envoy_dynamic_module_on_http_filter_request_headers(void *stream, const void
     if (end || count > MAX_HEADERS ||
         !envoy_dynamic_module_callback_http_get_headers(stream, REQUEST_HEADERS, headers) ||
         !keep_headers(call, headers, count)) {
+        forget(call);
         return CONTINUE;
     }
     hold(call);
@@ -367,6 +402,7 @@ static void enqueue(void *stream, Call *call) {
     if (call->scheduler == NULL) {
         call->scheduler = envoy_dynamic_module_callback_http_filter_scheduler_new(stream);
     }
+    call->whole = now();
     let_go(call, TAKEN);
     atomic_fetch_add(&call->references, 1);
     pthread_mutex_lock(&queue_lock);
@@ -392,7 +428,7 @@ int envoy_dynamic_module_on_http_filter_request_body(void *stream, const void *m
         return STOP_WITHOUT_BUFFER;
     }
     if (whole && call->message_size <= MAX_UNENDED) {
-        return STOP_AND_BUFFER;
+        return STOP_AND_WATERMARK;
     }
     let_go(call, PASSED);
     return CONTINUE;
@@ -428,7 +464,11 @@ int envoy_dynamic_module_on_http_filter_response_trailers(void *stream, const vo
 
 void envoy_dynamic_module_on_http_filter_stream_complete(void *stream, const void *module) {
     (void)stream;
-    atomic_store(&((Call *)module)->gone, true);
+    Call *call = (Call *)module;
+    atomic_store(&call->gone, true);
+    if (call->state == HELD) {
+        let_go(call, PASSED); /* Envoy 1.40 destroys the filter later */
+    }
 }
 
 #define HEADER(name, value) {name, sizeof name - 1, value, sizeof value - 1}
@@ -466,6 +506,7 @@ static void send_response(void *stream, const Call *call) {
 
 void envoy_dynamic_module_on_http_filter_scheduled(void *stream, const void *module, uint64_t event) {
     Call *call = (Call *)module;
+    atomic_fetch_add(&call->references, 1); /* what is sent may end the stream, which releases the filter's */
     if (event == PASS_ON && call->state == HELD) {
         let_go(call, PASSED);
         envoy_dynamic_module_callback_http_filter_continue_decoding(stream);
@@ -480,6 +521,7 @@ void envoy_dynamic_module_on_http_filter_scheduled(void *stream, const void *mod
         };
         envoy_dynamic_module_callback_http_send_response_headers(stream, headers, 4, true);
     }
+    release(call);
 }
 
 /* What Envoy asks for by name, and never calls: this filter makes no calls of its own, and does not end the chain. */
@@ -547,7 +589,7 @@ typedef struct {
 } CallObject;
 
 static struct {
-    PyObject *type, *path, *method, *headers, *client, *http, *post, *content_type, *grpc, *te, *trailers;
+    PyObject *came, *whole, *type, *path, *method, *headers, *client, *http, *post, *content_type, *grpc, *te, *trailers;
     PyObject *http_request, *http_disconnect, *body, *more_body, *status;
     PyObject *response_start, *response_body, *response_trailers;
 } text;
@@ -558,6 +600,8 @@ static bool make_texts(void) {
         const char *text;
         bool is_bytes;
     } all[] = {
+        {&text.came, "came", false},
+        {&text.whole, "whole", false},
         {&text.type, "type", false},
         {&text.path, "path", false},
         {&text.method, "method", false},
@@ -687,12 +731,21 @@ static int append_headers(Call *call, PyObject *event) {
 
 static bool add_start(Call *call, PyObject *event) {
     PyObject *status = field(event, text.status), *trailers;
-    call->status = status == NULL ? 0 : (int)PyLong_AsLong(status);
+    int code = status == NULL ? 0 : (int)PyLong_AsLong(status);
+    call->response_size = 0;
     call->response_headers = append_headers(call, event);
     call->body_at = call->response_size;
     trailers = PyDict_GetItemString(event, "trailers");
     call->has_trailers = trailers != NULL && PyObject_IsTrue(trailers) == 1;
-    return call->response_headers >= 0 && !PyErr_Occurred();
+    if (call->response_headers < 0 || PyErr_Occurred()) {
+        return false;
+    }
+    if (code < 200 || code > 599) {
+        PyErr_SetString(PyExc_ValueError, "a status is 200 to 599");
+        return false;
+    }
+    call->status = code;
+    return true;
 }
 
 static bool add_body(Call *call, PyObject *event) {
@@ -807,7 +860,8 @@ static PyObject *scope_of(const Call *call) {
     if (scope != NULL &&
         !(PyDict_SetItem(scope, text.type, text.http) == 0 && PyDict_SetItem(scope, text.path, *path) == 0 &&
           PyDict_SetItem(scope, text.method, text.post) == 0 && set_new(scope, text.headers, headers_of(call)) &&
-          set_new(scope, text.client, client_of(call)))) {
+          set_new(scope, text.client, client_of(call)) && set_new(scope, text.came, PyFloat_FromDouble(call->came)) &&
+          set_new(scope, text.whole, PyFloat_FromDouble(call->whole)))) {
         Py_CLEAR(scope);
     }
     return scope;

@@ -17,6 +17,7 @@ from ratelimit_service.api.presented import PEER_HEADER
 from ratelimit_service.transport.envoy.admin_port import AdminPort, add_admin_port
 from ratelimit_service.transport.envoy.certificates import add_identity_filters
 from ratelimit_service.transport.envoy.crossing import crossing_filter
+from ratelimit_service.transport.envoy.paths import BATCH
 from ratelimit_service.transport.envoy.shed import shed_routes
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 from ratelimit_service.transport.file_descriptors import MAX_CONNECTIONS, max_connections
@@ -154,7 +155,11 @@ class EnvoyOptions:
     admin_methods: AdminPort | None = None
     """The port of the admin methods, if they have one of their own."""
     crossing: Path | None = None
-    """The module by which calls of one message cross to the embedded application; None: as all others do."""
+    """The module by which calls of one message cross to the embedded application; None: as all others do.
+
+    Batches cross as others do: their responses are large, and wait there while the caller does not read. Of the small
+    ones of this module a connection has MAX_RESPONSE_FRAMES at most, half a megabyte.
+    """
 
 
 def envoy_config(options: EnvoyOptions) -> Json:
@@ -185,8 +190,9 @@ def envoy_config(options: EnvoyOptions) -> Json:
     _match_only(http["http_filters"][0], options.hot_paths)
     http["http_filters"].insert(-1, _buffer_filter())
     if options.crossing is not None:
-        unary = [path for path in options.hot_paths if path not in options.streams]
-        http["http_filters"].insert(0, crossing_filter(options.crossing, unary))
+        others = {*options.streams, BATCH}
+        crossing = [path for path in options.hot_paths if path not in others]
+        http["http_filters"].insert(0, crossing_filter(options.crossing, crossing))
     refusing = shed_routes(options.shed_paths, [one["name"] for one in http["http_filters"][:-1]])
     http["route_config"]["virtual_hosts"][0]["routes"][:0] = refusing
     resources["clusters"] = [

@@ -68,7 +68,11 @@ def taking_calls(methods: Mapping[str, App]) -> Iterator[None]:
     def take() -> None:
         for call in crossing.take():
             scope = call.scope
-            task = asyncio.ensure_future(methods[scope["path"]](scope, call.receive, call.send), loop=loop)
+            try:
+                task = asyncio.ensure_future(methods[scope["path"]](scope, call.receive, call.send), loop=loop)
+            except Exception:  # noqa: BLE001 the module answers it, and the others that came with it go on
+                _log.exception("a call has failed")
+                continue
             tasks.add(task)
             task.add_done_callback(end)
 

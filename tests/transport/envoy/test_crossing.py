@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import Rate
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
 from ratelimit_service.transport.envoy.crossing import find_module
 from ratelimit_service.transport.envoy.framing import frame
-from ratelimit_service.transport.envoy.paths import BATCH, PATHS, SETTLE, SHOULD_RATE_LIMIT, STREAMS
+from ratelimit_service.transport.envoy.paths import AUTHORIZE, EXTEND, GRANT, PATHS, SETTLE, SHOULD_RATE_LIMIT, STREAMS
 
 MODULE = find_module()
 pytestmark = pytest.mark.skipif(
@@ -82,8 +83,8 @@ def test_calls_without_a_message_do_not_hold_it_up(server: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def wrong(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
-    """A channel to an Envoy with `wrong_app`."""
+def wrong_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an Envoy with `wrong_app`."""
     folder, port = tmp_path_factory.mktemp("wrong"), free_port()
     options = EnvoyOptions(
         app="transport.envoy.wrong_app:app",
@@ -105,12 +106,18 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
     tests = str(Path(__file__).parents[2])
     with running(command, os.environ | {"PYTHONPATH": tests}) as process:
         await_port(port, process)
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield channel
+        yield f"127.0.0.1:{port}"
         assert process.poll() is None
 
 
-@pytest.mark.parametrize("path", [CHECK, BATCH, SETTLE])
+@pytest.fixture
+def wrong(wrong_address: str) -> Iterator[grpc.Channel]:
+    """A channel to it."""
+    with grpc.insecure_channel(wrong_address) as channel:
+        yield channel
+
+
+@pytest.mark.parametrize("path", [CHECK, EXTEND, SETTLE, GRANT, AUTHORIZE])
 def test_a_call_without_a_response_ends(wrong: grpc.Channel, path: str) -> None:
     """What its application does not answer, or not to the end, ends with INTERNAL at once."""
     for _ in range(3):
@@ -129,3 +136,21 @@ def test_messages_arrive_as_they_are(wrong: grpc.Channel, size: int) -> None:
 def test_messages_in_parts_go_the_other_way(wrong: grpc.Channel) -> None:
     """Nothing of them is kept here."""
     assert wrong.unary_unary(SHOULD_RATE_LIMIT)(os.urandom(65_536), timeout=5) == b"pyvoy"
+
+
+def test_few_calls_without_a_message_are_held(wrong_address: str) -> None:
+    """Of many that come at once all others go on to pyvoy, whose application answers them here without a message."""
+    calls, block = 13, frames.header_block(CHECK)
+    connections = [Connection(wrong_address) for _ in range(16)]
+    try:
+        for connection in connections:
+            connection.drain(0.1)
+            connection.send(b"".join(open_call(stream, block) for stream in range(1, 2 * calls, 2)))
+        until = time.monotonic() + 5
+        while sum(len(one.ended) for one in connections) < 16 * calls - 64 and time.monotonic() < until:
+            for connection in connections:
+                connection.drain(0.02)
+        assert 16 * calls - 64 <= sum(len(one.ended) for one in connections) < 16 * calls
+    finally:
+        for connection in connections:
+            connection.close()
