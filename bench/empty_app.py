@@ -1,20 +1,34 @@
 """The empty handler of the transport envoy: reads a call, decides nothing, always sends the same response."""
 
+import json
+import os
 from typing import Final
 
+from ratelimit_service.transport.envoy.crossing import taking_calls
 from ratelimit_service.transport.envoy.framing import CallerGone, Receive, Scope, Send, body_of, frame
+from ratelimit_service.transport.envoy.paths import PATHS
 from ratelimit_service.transport.envoy.responses import send_response
 
-RESPONSE: Final = frame(bytes.fromhex("0801100118015a00") * 12)
+_PART: Final = bytes.fromhex("0801100118015a00")
+
+RESPONSE: Final = frame(_PART * 12)
 """96 bytes, the size of the response for a plan with two limits. It is never parsed."""
+
+SIZES: Final = "BENCH_RESPONSE_BYTES"
+"""The variable with other sizes of responses: JSON, bytes by path. They are rounded up to a multiple of 8."""
+
+_RESPONSES: Final = {
+    path: frame(_PART * -(-size // len(_PART))) for path, size in json.loads(os.environ.get(SIZES, "{}")).items()
+}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Respond to one call, or run the lifespan protocol."""
     if scope["type"] == "lifespan":
         await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+        with taking_calls(dict.fromkeys(PATHS, app)):
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
         await send({"type": "lifespan.shutdown.complete"})
         return
     try:
@@ -23,4 +37,4 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             _, more = body_of(await receive())
     except CallerGone:  # the generator has stopped
         return
-    await send_response(send, RESPONSE)
+    await send_response(send, _RESPONSES.get(scope["path"], RESPONSE))

@@ -35,6 +35,15 @@ _HTTP2_UPSTREAM: Final[Json] = {
         }
     }
 }
+_OUR_STREAMS: Final[Json] = {
+    "typed_extension_protocol_options": {
+        _PROTOCOL: {
+            "@type": f"type.googleapis.com/{_PROTOCOL}",
+            # As deploy/envoy has it: until a server has announced its bound, Envoy knows of none.
+            "explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": 16}},
+        }
+    }
+}
 
 
 class QuotaService(NamedTuple):
@@ -66,7 +75,7 @@ def front(
         [
             _cluster("site", site),
             _cluster("quotas", quotas.port) | _HTTP2_UPSTREAM,
-            *(_cluster(clusters[name], limiters[name]) | _HTTP2_UPSTREAM for name in limiters),
+            *(_cluster(clusters[name], limiters[name]) | _upstream(name) for name in limiters),
         ],
     )
 
@@ -154,6 +163,11 @@ def _quotas(token: str, header: str) -> Json:
         "bucket_matchers": {"on_no_match": {"action": {"name": "quotas", "typed_config": settings}}},
     }
     return {"name": "envoy.filters.http.rate_limit_quota", "typed_config": config}
+
+
+def _upstream(limiter: str) -> Json:
+    """The protocol of a limiter of this name. The peer announces no bound of its streams."""
+    return _HTTP2_UPSTREAM if limiter == "ER" else _OUR_STREAMS
 
 
 def _cluster(name: str, port: int) -> Json:

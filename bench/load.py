@@ -1,6 +1,11 @@
-"""A load and its result, and h2load, which makes it: nghttp2's load generator, in Debian's package nghttp2-client."""
+"""A load and its result, and the two generators that make it.
+
+h2load, nghttp2's, in Debian's package nghttp2-client, sends one body again and again. `go/load` sends different ones,
+as many as are answered, or so many a second whether or not they are answered.
+"""
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -8,6 +13,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from bench.go_programs import own_program
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
@@ -22,7 +29,8 @@ def whole_seconds(text: str) -> float:
 class Load(NamedTuple):
     """STREAMS calls in flight on each of CONNECTIONS, for `warm_up` seconds that do not count and SECONDS that do.
 
-    If CALLS is not 0, that many calls are made instead, however long it takes, and all of them count.
+    If CALLS is not 0, that many calls are made instead, however long it takes, and all of them count. If RATE is not 0,
+    so many calls start in a second, on all connections together, however many are in flight: an open loop.
     """
 
     connections: int = 8
@@ -30,6 +38,7 @@ class Load(NamedTuple):
     seconds: float = 5.0
     warm_up: float = 1.0
     calls: int = 0
+    rate: float = 0.0
 
 
 class Result(NamedTuple):
@@ -51,6 +60,26 @@ def h2load(port: int, path: str, body: bytes, load: Load) -> Result:
         return _load(f"http://127.0.0.1:{port}{path}", ["--data", str(data)], headers, load)
 
 
+def go_load(port: int, path: str, bodies: Path, load: Load) -> Result:
+    """Send the messages of a file in turn to PATH. Each is after its length in 4 bytes, big endian.
+
+    In an open loop the latency of a call counts from when it was to start, so that those that wait for a generator
+    which waits for the server are not left out (coordinated omission).
+    """
+    arguments = {
+        "port": port,
+        "path": path,
+        "bodies": bodies,
+        "connections": load.connections,
+        "streams": load.streams,
+        "rate": load.rate,
+        "seconds": load.seconds,
+        "warm-up": load.warm_up,
+    }
+    command = [str(own_program("load")), *(f"-{name}={value}" for name, value in arguments.items())]
+    return Result(**json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+
 def h2load_get(port: int, headers: Mapping[str, str], load: Load) -> Result:
     """Request the same page again and again."""
     return _load(f"http://127.0.0.1:{port}/", [], headers, load)
@@ -69,7 +98,7 @@ def _load(url: str, arguments: Sequence[str], headers: Mapping[str, str], load: 
             *(
                 ("--requests", str(load.calls))
                 if load.calls
-                else ("--duration", f"{load.seconds:g}", "--warm-up-time", f"{load.warm_up:g}")
+                else ("--duration", f"{load.seconds:g}", "--warm-up-time", f"{load.warm_up * 1e3:.0f}ms")
             ),
             url,
         ]

@@ -48,11 +48,11 @@ class Measure(NamedTuple):
 
 
 def measure(case: Case, target: Target, redis_pid: int, load: Load) -> Measure:
-    """Put TARGET under the load of CASE once."""
+    """Put TARGET under the load of CASE once. If it answers none, that counts as one, so that ratios are finite."""
     server, redis = Usage.of(target.pid), Usage.of(redis_pid)
     result = case.run(target.port, load)
     server_after, redis_after = Usage.of(target.pid), Usage.of(redis_pid)
-    rate = result.answered * case.decisions / result.seconds
+    rate = max(result.answered, 1) * case.decisions / (result.seconds or load.seconds)
     # The generator warms up before it counts, at about the same rate; CPU is taken over all of it.
     millions = rate * (load.seconds + load.warm_up) / _MILLION
     return Measure(

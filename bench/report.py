@@ -1,8 +1,6 @@
 """The results, as a table and as JSON."""
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,29 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.bars import Bar
+from bench.host import Host
 from bench.measure import Measure
 
 RESULTS: Final = Path(__file__).parent / "results"
 
 
-def machine() -> dict[str, object]:
-    """The machine that was measured on."""
-    models = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return {
-        "processor": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
-    }
-
-
-def show(facts: dict[str, object], measures: Sequence[Measure], bars: Sequence[Bar]) -> None:
+def show(host: Host, measures: Sequence[Measure], bars: Sequence[Bar]) -> None:
     """Print the table and the bars."""
     console = Console(width=150)
-    console.print("  ".join(f"{name}: {value}" for name, value in facts.items()))
+    console.print("  ".join(f"{name}: {value}" for name, value in host._asdict().items()))
     table = Table("transport", "workers", "case", title="medians; CPU in seconds per million decisions")
     for name in ("decisions/s", "p50 ms", "p99 ms", "server CPU", "Redis CPU", "MiB", "failed"):
         table.add_column(name, justify="right")
@@ -46,19 +31,25 @@ def show(facts: dict[str, object], measures: Sequence[Measure], bars: Sequence[B
         )
     console.print(table)
     for bar in bars:
-        console.print(
-            f"{'met   ' if bar.met else 'MISSED'} {bar.name}: {bar.value:.2f} (needs {bar.relation} {bar.bound:g})"
-        )
+        console.print(str(bar))
 
 
-def save(facts: dict[str, object], measures: Sequence[Measure], bars: Sequence[Bar]) -> Path:
+def save(host: Host, measures: Sequence[Measure], bars: Sequence[Bar]) -> Path:
     """Write everything as JSON. Returns the path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
     results: dict[str, Any] = {
-        "machine": facts,
+        "machine": host._asdict(),
         "measures": [one._asdict() for one in measures],
         "bars": [bar._asdict() | {"met": bar.met} for bar in bars],
     }
     path.write_text(json.dumps(results, indent=1) + "\n")
+    return path
+
+
+def save_page(text: str, path: Path | None) -> Path:
+    """Write a page to PATH, or among the results. Returns the path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = path or RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.md"
+    path.write_text(text)
     return path

@@ -10,14 +10,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench.empty_app import SIZES
 from ratelimit_service.server.instance import child_environment
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
+from ratelimit_service.transport.envoy.crossing import find_module
 from ratelimit_service.transport.envoy.paths import PATHS, STREAMS
 
 PROGRAM = Path(sys.executable).with_name("ratelimit-service")
@@ -55,12 +58,13 @@ def serving(
 
 
 @contextmanager
-def empty(transport: str) -> Iterator[Target]:
-    """One process of a transport with the empty handler."""
+def empty(transport: str, sizes: Mapping[str, int] = MappingProxyType({})) -> Iterator[Target]:
+    """One process of a transport with the empty handler. SIZES: of responses that are not 96 bytes, by path (Envoy)."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = _empty_envoy(port, Path(folder)) if transport == "envoy" else ["bench.empty_grpcio", str(port)]
-        with running([sys.executable, "-m", *command], os.environ) as process:
+        environment = os.environ | {SIZES: json.dumps(dict(sizes))}
+        with running([sys.executable, "-m", *command], environment) as process:
             await_port(port, process)
             yield Target(port, process.pid, transport, 1)
 
@@ -77,6 +81,7 @@ def _empty_envoy(port: int, folder: Path) -> list[str]:
         max_connection_age=3600,
         max_concurrent_streams=16,
         tls=None,
+        crossing=find_module(),
     )
     config = folder / "envoy.json"
     config.write_text(json.dumps(envoy_config(options)))

@@ -18,7 +18,8 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-from bench.report import RESULTS, machine
+from bench.host import this_host
+from bench.report import RESULTS
 from bench.target import free_port, serving
 from bench.usage_pages import measure_pages
 from bench.usage_questions import Ask, Timing, measure, measure_overview, questions
@@ -53,7 +54,7 @@ def run(sizes: str, seconds: float, repeats: int) -> None:
             found += measure_size(world.settings, keys, days, seconds, repeats)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"usage-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
-    path.write_text(json.dumps({"machine": machine(), "timings": found}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": this_host(chase=False)._asdict(), "timings": found}, indent=1) + "\n")
     print(path)
 
 

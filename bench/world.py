@@ -34,15 +34,24 @@ _ROWS = 5_000
 QUOTAS: Final = "quotas"
 """A domain, and the key of its only rule: each value has plenty."""
 
+DOMAIN: Final = "bench"
+USER: Final = "user"
+DENIED: Final = "denied"
+"""A domain, the key of its rules, and its value that is denied after the first request of a day: any other has plenty.
+`peer.yaml` has the same."""
+
+_PLENTY_A_DAY: Final = 1_000_000_000
+
 
 class World(NamedTuple):
-    """Settings for the stores, the process of Valkey, and keys: many on plan open, one on each of the others.
+    """Settings for the stores, process and port of Valkey, and keys: many on plan open, one on each of the others.
 
     `gateway_token` is a token of role gateway.
     """
 
     settings: Settings
     valkey_pid: int
+    valkey_port: int
     keys: list[str]
     two_limits: str
     denied: str
@@ -71,7 +80,9 @@ def open_world(count: int) -> Iterator[World]:
             upgrade(postgres.url)
             gateway_token = asyncio.run(_make_plans(settings))
             made = _make_keys(settings, {"open": count, "two-limits": 1, "denied": 1})
-            yield World(settings, valkey.pid, made["open"], made["two-limits"][0], made["denied"][0], gateway_token)
+            yield World(
+                settings, valkey.pid, valkey.port, made["open"], made["two-limits"][0], made["denied"][0], gateway_token
+            )
 
 
 async def _make_plans(settings: Settings) -> str:
@@ -83,7 +94,17 @@ async def _make_plans(settings: Settings) -> str:
             await services.plans.create(LOCAL.name, draft)
         rules = DomainRules(QUOTAS, (RuleNode(QUOTAS, limits=(RuleLimit(_PLENTY, "plenty"),)),))
         await services.rules.replace(LOCAL.name, rules)
+        await services.rules.replace(LOCAL.name, rules_of_users())
         return await services.tokens.create("gateway", Role.GATEWAY)
+
+
+def rules_of_users() -> DomainRules:
+    """Those of DOMAIN."""
+
+    def node(value: str, amount: int) -> RuleNode:
+        return RuleNode(USER, value, limits=(RuleLimit(Quota(amount, Window.DAY)),))
+
+    return DomainRules(DOMAIN, (node("", _PLENTY_A_DAY), node(DENIED, 1)))
 
 
 def _make_keys(settings: Settings, counts: dict[str, int]) -> dict[str, list[str]]:

@@ -41,6 +41,7 @@ from ratelimit_service.buckets.redis.connect import (
     open_bucket_store,
     open_clock,
     open_quota_store,
+    open_returned_watch,
     open_share_store,
     open_usage_store,
     open_usage_writer,
@@ -51,6 +52,7 @@ from ratelimit_service.clock import SystemClock
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.decision.assignments.allocator import Allocator
 from ratelimit_service.decision.cache_invalidator import CacheInvalidator, InvalidatedCache
+from ratelimit_service.decision.denial_memory import DenialMemory
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.held import HeldCalls
 from ratelimit_service.decision.descriptors.rules_cache import RulesCache
@@ -317,7 +319,7 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         overload = OverloadControl(denies=settings.on_overload == "deny")
         counts = Counts(overload.answered_round_trip)
         overload.waited = counts.turns.add
-        tally, levels = UsageTally(clock), LevelMemory()
+        tally, levels, denials = UsageTally(clock), LevelMemory(), DenialMemory()
         sender = UsageSender(tally, await stack.enter_async_context(_open_usage_writer(settings)))
         stack.push_async_callback(sender.close)
         spans = SpanExport(settings.otlp_endpoint) if settings.otlp_endpoint else None
@@ -326,6 +328,8 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         access_log = AccessLog()
         observers = Observers(counts.round_trips, tally, levels, counts.reservations, spans)
         buckets = await stack.enter_async_context(_open_buckets(settings, observers))
+        returned = open_returned_watch(settings.redis_url.get_secret_value(), denials)
+        stack.push_async_callback(returned.close)
         redis_clock = open_clock(settings.redis_url.get_secret_value())
         stack.push_async_callback(redis_clock.close)
         unreadable = UnreadableRows()
@@ -356,8 +360,8 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         await tokens.load()
         keys = KeyResolver(policies, peppers)
         ids = ReservationIds(peppers.derived("reservation"))
-        engine = DecisionEngine(keys, buckets, local, tally, ids)
-        descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally)
+        engine = DecisionEngine(keys, buckets, local, tally, ids, denials)
+        descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally, denials)
         settlements = Settlements(keys, buckets, ids)
         grants = Grants(keys, buckets, clock)
         policies.changed = grants.watches.changed
@@ -395,6 +399,7 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
             grants,
             allocator,
             envoy_quotas,
+            denials,
         )
         metrics = WorkerMetrics(watched, counts, lambda: buckets.breaker_open)
         background = Background()
@@ -405,6 +410,12 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         background.start("usage", sender.run)
         background.start("overload control", overload.run)
         background.start("assignments", allocator.run)
+
+        def join() -> None:
+            background.start("live servers", servers.run)
+            if settings.remember_denials:
+                background.start("returned", returned.run)
+
         yield DecisionPlane(
             rate_limit=rate_limit,
             envoy_rate_limit=envoy_rate_limit,
@@ -424,7 +435,7 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
             recorder=_recorder(settings, spans, access_log),
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
             clock_offsets={POSTGRES: decisions.clock_offset, REDIS: redis_clock.offset},
-            join=lambda: background.start("live servers", servers.run),
+            join=join,
         )
         metrics.flush()
 

@@ -129,6 +129,16 @@ class Settings(BaseSettings):
         description="Seconds that a reply of Redis may take. Once all replies of a node have taken longer for 0.1 s, "
         "calls are decided by on_store_failure at once, until one takes less.",
     )
+    remember_denials: bool = Field(
+        default=True,
+        description="Whether a server remembers what Redis has denied, for a second at most, and denies the same calls "
+        "by itself until a limit has room again. `false`: each call asks Redis.",
+    )
+    crossing: bool = Field(
+        default=True,
+        description="Whether calls cross from Envoy to Python by ratelimit-service-crossing where that is installed. "
+        "`false`: by pyvoy alone, as where it is not.",
+    )
     on_overload: Literal["error", "deny"] = Field(
         default="error",
         description="What Envoy's protocols respond when there are more calls than can be decided in time: `error` "

@@ -1,10 +1,10 @@
 """Build what a release consists of: `python -m release.dist FOLDER`, or `make dist`, which builds the site before.
 
-The service: a source archive, and the wheel from what is in it. The clients: a wheel, and the packages of npm, Maven
-and Go, of the languages whose toolchain is here or in the virtual environment (all of them, with CI=true); for others
-the protos. The site as an archive. What an installation of the wheel consists of, as a CycloneDX document. SHA256SUMS
-of all, and requirements.lock beside them. Files get the time of the last commit, so that the same commit gives the same
-wheels.
+The service: a source archive, and the wheel from what is in it; the sources of the module in C. The clients: a wheel,
+and the packages of npm, Maven and Go, of the languages whose toolchain is here or in the virtual environment (all of
+them, with CI=true); for others the protos. The site as an archive. What an installation of the wheel consists of, as a
+CycloneDX document. SHA256SUMS of all, and requirements.lock beside them. Files get the time of the last commit, so that
+the same commit gives the same wheels.
 """
 
 import hashlib
@@ -38,6 +38,7 @@ def build(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     service(out)
+    crossing(out)
     python_client(out)
     for tool, make in {"npm": typescript_client, "mvn": java_client}.items():
         with_toolchain(tool, make, out)
@@ -70,6 +71,14 @@ def service(out: Path) -> None:
         source = _copy(ROOT, Path(folder), ("pyproject.toml", "README.md", "LICENSE", "ratelimit_service"))
         _run(sys.executable, "-c", _SDIST, str(out), cwd=source, capture=True)  # a line for each file
     _wheel(out / f"ratelimit_service-{version()}.tar.gz", out)
+
+
+def crossing(out: Path) -> None:
+    """The source archive of the module in C: a wheel of it is for one version of Python on one kind of machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = ("pyproject.toml", "README.md", "ratelimit_service_crossing")
+        source = _copy(ROOT / "crossing", Path(folder), names)
+        _run(sys.executable, "-c", _SDIST, str(out), cwd=source, capture=True)
 
 
 def python_client(out: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PLACES: Final[dict[str, tuple[str, ...]]] = {
+    "crossing/pyproject.toml": (r'^version = "()"$',),
     "clients/python/pyproject.toml": (r'^version = "()"$',),
     "clients/typescript/package.json": (r'^  "version": "()",$',),
     "clients/typescript/package-lock.json": (

@@ -215,6 +215,14 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
             width=6,
         ),
         Panel(
+            "Open grants",
+            "Of all servers together: how many keys clients hold units of, each client for itself. A grant lasts for a "
+            "second at most.",
+            "short",
+            [("sum(ratelimit_open_grants{})", "open")],
+            width=6,
+        ),
+        Panel(
             "Calls spent for each request",
             "How many calls clients decide by themselves for one request of units. At 1 a check does the same: the "
             "limit is small, or nearly used up, or shared by many clients.",

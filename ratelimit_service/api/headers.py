@@ -13,6 +13,8 @@ from ratelimit_service.decision.window import NO_END, length_of
 
 MAX_SPECS: Final = 10_000
 
+_new = tuple.__new__  # a named tuple's own takes twice as long
+
 
 class LimitSpec(NamedTuple):
     """The part of a limit that is the same for every client.
@@ -44,7 +46,8 @@ class LimitState(NamedTuple):
     def of(cls, spec: LimitSpec, result: LimitResult) -> "LimitState":
         """The state of a limit by the result of its bucket."""
         remaining, wait_us, reset_us = result
-        return cls(spec, max(remaining // MICRO, 0), ceil_seconds(wait_us if wait_us > 0 else reset_us), wait_us != 0)
+        seconds = -(-(wait_us if wait_us > 0 else reset_us) // MICRO)
+        return _new(cls, (spec, remaining // MICRO if remaining > 0 else 0, seconds, wait_us != 0))
 
 
 class LimitSpecs:
@@ -98,20 +101,12 @@ class Style(NamedTuple):
 
 def _ietf_spec(limits: Sequence[LimitState], _binding: LimitState | None) -> list[Header]:
     """`RateLimit-Policy` with every limit."""
-    if not limits:
-        return []
-    if len(limits) == 1:
-        return [("ratelimit-policy", limits[0].spec.policy)]
-    return [("ratelimit-policy", ", ".join(limit.spec.policy for limit in _distinct(limits)))]
+    return [("ratelimit-policy", ", ".join([limit.spec.policy for limit in limits]))] if limits else []
 
 
 def _ietf_state(limits: Sequence[LimitState], _binding: LimitState | None) -> list[Header]:
     """`RateLimit` with every limit."""
-    if not limits:
-        return []
-    if len(limits) > 1:
-        return [("ratelimit", ", ".join(map(_ietf_item, _distinct(limits))))]
-    return [("ratelimit", _ietf_item(limits[0]))]
+    return [("ratelimit", ", ".join(map(_ietf_item, limits)))] if limits else []
 
 
 def _ietf_item(limit: LimitState) -> str:
@@ -119,14 +114,24 @@ def _ietf_item(limit: LimitState) -> str:
     return f"{quoted};r={remaining};t={seconds}"
 
 
-def _distinct(limits: Sequence[LimitState]) -> list[LimitState]:
-    """One limit of each name, the one that binds: the name is what links the two headers."""
+def _distinct(limits: Sequence[LimitState]) -> Sequence[LimitState]:
+    """One limit of each name, the one that binds: the name is what links the two headers of `ietf`."""
+    if len(limits) <= 1:
+        return limits
     by_name: dict[str, LimitState] = {}
     for limit in limits:
-        other = by_name.setdefault(limit.spec.quoted, limit)
-        if other is not limit:
-            by_name[limit.spec.quoted] = binding_of((other, limit))
+        name = limit.spec.quoted
+        other = by_name.get(name)
+        if other is None or _binds_more(limit, other):
+            by_name[name] = limit
     return list(by_name.values())
+
+
+def _binds_more(limit: LimitState, other: LimitState) -> bool:
+    """Whether `binding_of` would take LIMIT, the later of the two."""
+    if limit.denies or other.denies:
+        return limit.denies and (not other.denies or limit.seconds > other.seconds)
+    return limit.remaining * other.spec.capacity < other.remaining * limit.spec.capacity
 
 
 def binding_of(limits: Sequence[LimitState]) -> LimitState:
@@ -165,12 +170,15 @@ class LimitHeaders:
     def __init__(self, names: str) -> None:
         """NAMES are those of STYLES, separated by commas. If empty, only `Retry-After` is sent."""
         styles = [STYLES[name] for name in dict.fromkeys(names.split(",")) if name]
-        self.render = _combined([render for style in styles for render in style])
-        """The headers of a call that is allowed: of all its enforced limits, and one of them that binds or None."""
+        self._render_all = _combined([render for style in styles for render in style])
         self.render_spec = _combined([style.spec for style in styles])
-        """Headers that are constant per limit."""
+        """Headers that are constant per limit, for limits of different names."""
         self.render_state = _combined([style.state for style in styles])
-        """Headers that change with every call."""
+        """Headers that change with every call, likewise."""
+
+    def render(self, limits: Sequence[LimitState], binding: LimitState | None) -> list[Header]:
+        """The headers of a call that is allowed: of all its enforced limits, and one of them that binds or None."""
+        return self._render_all(_distinct(limits), binding)
 
     def render_denial(
         self, limits: Sequence[LimitState], binding: LimitState | None, retry_after_us: int | None

@@ -562,7 +562,7 @@ class ReferenceBuckets:
                 amount = _undrained(terms, back, in_all, lent.made_at, state.at)
                 if amount:
                     self._states[bucket.name] = _returned(terms, stored, amount, now_us)
-        hold = Returned(units, tokens, again=False)
+        hold = Returned(units, tokens, again=False, left_us=max(lent.ends - now_us, 0))
         return ChargeResult(charged=True, limit_results=self._peek(charge, now_us), hold=hold)
 
     def _charge_afterwards(self, charge: Charge, now_us: int) -> ChargeResult:

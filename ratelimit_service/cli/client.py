@@ -7,14 +7,15 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-import grpc
 import typer
 from google.protobuf.message import Message
 
 from ratelimit_service.cli.errors import report_errors
 from ratelimit_service.cli.target import Target
 
-if TYPE_CHECKING:  # a command imports the service that it calls, and not the other
+if TYPE_CHECKING:  # a command imports the service that it calls, not the other; and grpc only if it calls one
+    import grpc
+
     from ratelimit_service._gen.ratelimit.v1 import alerts_pb2, enforcement_pb2
     from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
     from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as decision_pb2
@@ -37,6 +38,8 @@ class Client(AbstractContextManager["Client"]):
     """
 
     def __init__(self, target: Target, timeout: float = 10.0, *, dry_run: bool = False) -> None:
+        import grpc  # noqa: PLC0415  as above
+
         self._address = target.address
         self._dry_run = dry_run
         self._timeout = timeout
@@ -153,6 +156,8 @@ class Client(AbstractContextManager["Client"]):
         request: _Request,
         at_least: float = 0.0,
     ) -> _Response:
+        import grpc  # noqa: PLC0415  as above
+
         try:
             return method(request, timeout=max(self._timeout, at_least), metadata=self._metadata)
         except grpc.RpcError as error:

@@ -5,6 +5,7 @@ typer converts every value by pydantic, texts and defaults too. That takes longe
 
 import re
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
 _WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
@@ -18,7 +19,9 @@ class Plain:
         repeated = param.multiple or param.nargs == -1
         if value is None:
             return () if repeated else None
-        found = _list(value, param) if repeated else _one(value, param)
+        if param.type_descriptor.is_file:
+            return _opened(value, param, ctx)
+        found = _list(value, param, ctx) if repeated else _one(value, param, ctx)
         if found is not None:
             return found
         param._runtime_param = None  # noqa: SLF001  see above
@@ -36,14 +39,26 @@ def convert_lazily(command: Any, ctx: Any) -> None:  # noqa: ANN401  typer's typ
             param._runtime_param = Plain()  # noqa: SLF001  see above
 
 
-def _list(value: Any, param: Any) -> list[str] | None:  # noqa: ANN401  as above
-    """A list of texts. None for any other."""
-    is_texts = param.type_descriptor.annotation == list[str] and isinstance(value, list | tuple)
-    return list(value) if is_texts else None
+def _opened(value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401  as above
+    """A file, opened as typer does it, whose own way there imports pydantic first."""
+    from typer._coercion import FileRuntimeParam  # noqa: PLC0415  few commands read files
+
+    kind = param.type_descriptor
+    return FileRuntimeParam(kind.parameter_info, kind.annotation, kind.file_annotation).coerce(value, param, ctx)
 
 
-def _one(value: Any, param: Any) -> Any:  # noqa: ANN401  as above
-    """A default, a text, a whole number in decimal digits and within its bounds, a choice. None for any other."""
+def _list(value: Any, param: Any, ctx: Any) -> list[Any] | None:  # noqa: ANN401  as above
+    """A list of texts, or of paths. None for any other."""
+    kind, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info
+    if not isinstance(value, list | tuple) or info.parser is not None:
+        return None
+    if kind == list[str]:
+        return list(value)
+    return [_path(each, info, param, ctx) for each in value] if kind == list[Path] else None
+
+
+def _one(value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401  as above
+    """A default, a text, a path, a whole number in decimal digits and within its bounds, a choice. None for another."""
     if value is param.default:
         return value
     kind, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info
@@ -53,7 +68,16 @@ def _one(value: Any, param: Any) -> Any:  # noqa: ANN401  as above
         return value
     if kind is int:
         return _whole_number(value, info) if _WHOLE.fullmatch(value) else None
+    if kind is Path:
+        return _path(value, info, param, ctx)
     return _choice(value, kind)
+
+
+def _path(text: str, info: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401  as above
+    """A path, checked as typer does it, which makes one of a text by pydantic. Its messages name it without `//`."""
+    from typer._param_types import coerce_cli_path  # noqa: PLC0415  few commands take one
+
+    return coerce_cli_path(Path(text), info, path_type=Path, param=param, ctx=ctx)
 
 
 def _whole_number(text: str, info: Any) -> int | None:  # noqa: ANN401  as above

@@ -199,8 +199,10 @@ def _how_to_call(settings: Settings, key: str) -> str:
         url = f"http://{dialable(settings.http_listen)}/{method}"
         curl = f"\n  curl {header}-H 'content-type: application/json' -d '{body}' {url}"
     return f"""{lead}
-  grpcurl -plaintext {header}-d '{body}' {dialable(settings.listen)} {method}{curl}
-  {command} check {key} --resource orders.create{token}"""
+  {command} check {key} --resource orders.create{token}
+
+The same with other programs:
+  grpcurl -plaintext {header}-d '{body}' {dialable(settings.listen)} {method}{curl}"""
 
 
 def _command(settings: Settings) -> str:

@@ -237,7 +237,7 @@ def _import(client: Client, imported: Iterable[DomainRules], show: Callable[[Dom
 
 
 def _read(files: list[typer.FileText], algorithm: Algorithm, *, shadow: bool) -> list[DomainRules]:
-    from ratelimit_service.api.key_admin.manage_rules import rules_to_proto  # noqa: PLC0415  for `import` alone
+    from ratelimit_service.api.key_admin.rules_messages import rules_to_proto  # noqa: PLC0415  for `import` alone
     from ratelimit_service.bounded_yaml import MAX_BYTES  # noqa: PLC0415
     from ratelimit_service.cli.message_file import file_name, read_text  # noqa: PLC0415
     from ratelimit_service.rules_import.findings import Findings  # noqa: PLC0415

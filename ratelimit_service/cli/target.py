@@ -4,14 +4,15 @@ import ipaddress
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
-
-import grpc
 
 from ratelimit_service.cli.errors import CommandError
 from ratelimit_service.data_dir import DEFAULT_DATA_DIR
 from ratelimit_service.devstores.state import DevState
+
+if TYPE_CHECKING:
+    import grpc
 
 DEFAULT_SERVER: Final = "localhost:50051"
 
@@ -37,7 +38,7 @@ TLS_VARIABLES: Final = ("RATELIMIT_SERVER_CA", "RATELIMIT_SERVER_KEY", "RATELIMI
 """The variables that name the PEM files for a server with TLS. Without a CA, the system's are used."""
 
 
-def tls_credentials(ca: bytes | None = None) -> grpc.ChannelCredentials:
+def tls_credentials(ca: bytes | None = None) -> "grpc.ChannelCredentials":
     """Read the files that the variables name. A CA that is given takes the place of theirs.
 
     Raises CommandError for one that cannot be read.
@@ -47,6 +48,8 @@ def tls_credentials(ca: bytes | None = None) -> grpc.ChannelCredentials:
         named_ca, key, certificate = (Path(name).read_bytes() if name else None for name in names)
     except OSError as error:
         raise CommandError.usage(f"cannot read {error.filename}: {error.strerror}") from None
+    import grpc  # noqa: PLC0415  few commands need credentials, and some no server
+
     return grpc.ssl_channel_credentials(ca or named_ca, key, certificate)
 
 
@@ -56,7 +59,7 @@ class Target:
 
     address: str
     token: str = field(default="", repr=False)
-    credentials: grpc.ChannelCredentials | None = None
+    credentials: "grpc.ChannelCredentials | None" = None
 
     @classmethod
     def choose(cls, server: str | None, token: str | None, *, decides: bool = False) -> "Target":
@@ -127,5 +130,10 @@ def dev_state() -> DevState | None:
     """What `dev` wrote in this folder when it started last, None if it never did. Raises CommandError."""
     try:
         return DevState.read(_data_dir())
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise CommandError.usage(f"{error}; or name the server with --server") from None
+    except OSError as error:
+        raise CommandError.usage(
+            f"cannot read {error.filename}: {error.strerror}; name the server with --server, or a folder of your own "
+            "with RATELIMIT_DATA_DIR"
+        ) from None

@@ -11,8 +11,8 @@ import typer
 from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DomainRules
-from ratelimit_service.api.key_admin.manage_plan import draft_from_proto
-from ratelimit_service.api.key_admin.manage_rules import rules_from_proto
+from ratelimit_service.api.key_admin.plan_messages import draft_from_proto
+from ratelimit_service.api.key_admin.rules_messages import rules_from_proto
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
 from ratelimit_service.cli.check import print_decision
 from ratelimit_service.cli.errors import CommandError, Exit

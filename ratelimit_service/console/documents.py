@@ -11,8 +11,8 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from ratelimit_service._gen.ratelimit.v1 import plan_pb2, rules_pb2
 from ratelimit_service.api.key_admin.limit_messages import limit_to_proto
-from ratelimit_service.api.key_admin.manage_rules import rules_from_proto, rules_to_proto
 from ratelimit_service.api.key_admin.requests import check_lists
+from ratelimit_service.api.key_admin.rules_messages import rules_from_proto, rules_to_proto
 from ratelimit_service.bounded_yaml import YamlError, plain, read_yaml
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.limit import Limit

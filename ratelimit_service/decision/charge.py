@@ -186,12 +186,14 @@ class Granted(NamedTuple):
 class Returned(NamedTuple):
     """What a Return returned: so many UNITS, of which each had taken `tokens[i]` from `buckets[i]`.
 
-    `again`: the grant had been returned before, and nothing has changed.
+    `again`: the grant had been returned before, and nothing has changed. `left_us`: the microseconds for which it would
+    have lasted still, 0 if it had ended, or there was none.
     """
 
     units: int
     tokens: tuple[int, ...]
     again: bool
+    left_us: int = 0
 
 
 class Charge(NamedTuple):
@@ -255,3 +257,12 @@ class ChargeResult(NamedTuple):
     clamped: int = 0
     held_us: int = 0
     hold: HoldChange | Granted | Returned = UNCHANGED
+
+
+class Exhausted(ChargeResult):
+    """The result of a denial that only time ends: each of its waits is over when it says, and not before.
+
+    Unless something is returned to one of the buckets that wait, which the store announces.
+    """
+
+    __slots__ = ()

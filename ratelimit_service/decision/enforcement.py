@@ -5,11 +5,10 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Protocol
 
-import structlog
-
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.policy import Validity
 from ratelimit_service.decision.ports import Change, ChangeKind, Clock
+from ratelimit_service.module_log import ModuleLog
 
 MAX_OFF_US: Final = 24 * 3_600 * MICRO
 """Microseconds for which limits are off at most. Then they refuse again by themselves."""
@@ -19,7 +18,7 @@ _MAX_SKEW_US: Final = 10 * MICRO
 
 _REMIND_SECONDS: Final = 60.0
 
-_log = structlog.stdlib.get_logger(__name__)
+_log = ModuleLog(__name__)
 
 
 class Switch(NamedTuple):

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ratelimit_service.decision.charge import Charge, Counted, Reserve, costs_of
+from ratelimit_service.decision.charge import Charge, ChargeResult, Counted, Exhausted, Reserve, costs_of
+from ratelimit_service.decision.denial_memory import DenialMemory
 from ratelimit_service.decision.explanation import Explanation
 from ratelimit_service.decision.key_resolver import KeyName, KeyResolver
 from ratelimit_service.decision.limit import MAX_TOKENS, check_hold, check_resource
@@ -49,6 +50,7 @@ class Check(NamedTuple):
     whether the cost was incurred already, and is charged whatever the limits have; None for what is neither.
     `hold_us`: for how long the call is reserved, MIN_HOLD_US to MAX_HOLD_US; None: only if it takes slots of
     concurrency limits, and for as long as these say. `slots`: whether it may take any: somebody could settle it.
+    `attempt`: 1 if a call with a `request_id` was not sent before, 0 or more than 1 if it may have been.
     """
 
     api_key: str = ""
@@ -59,6 +61,7 @@ class Check(NamedTuple):
     afterwards: bool | None = False
     hold_us: int | None = None
     slots: bool = True
+    attempt: int = 0
 
 
 class PreparedHold(NamedTuple):
@@ -69,13 +72,17 @@ class PreparedHold(NamedTuple):
 
 
 class PreparedCheck(NamedTuple):
-    """A check with a policy that does not refuse it, ready to be charged; `hold` if it is a reservation."""
+    """A check with a policy that does not refuse it, ready to be charged; `hold` if it is a reservation.
+
+    `asks`: whether the store has to decide it, whatever it has denied before.
+    """
 
     policy: Policy
     selection: Selection
     charge: Charge
     cost: int
     hold: PreparedHold | None = None
+    asks: bool = True
 
 
 class DecisionEngine:
@@ -85,17 +92,25 @@ class DecisionEngine:
     `decide` in the same iteration of the event loop, and later as long as its policy's `validity` is current. `buckets`
     are shared by all servers; `local` is this server's share of them, by which it decides while they are unavailable
     and the plan's `on_store_failure` is LOCAL; ALLOW is noted there. `usage` gets what the shared ones do not count.
-    `ids` makes those of reservations.
+    `ids` makes those of reservations. `denials` are those that the shared ones need not be asked for
+    again; None: all are.
     """
 
-    def __init__(
-        self, keys: KeyResolver, buckets: BucketStore, local: FallbackStore, usage: UsageTally, ids: ReservationIds
+    def __init__(  # noqa: PLR0913, PLR0917  what it decides by
+        self,
+        keys: KeyResolver,
+        buckets: BucketStore,
+        local: FallbackStore,
+        usage: UsageTally,
+        ids: ReservationIds,
+        denials: DenialMemory | None = None,
     ) -> None:
         self._keys = keys
         self._buckets = buckets
         self._local = local
         self._usage = usage
         self._ids = ids
+        self._denials = DenialMemory() if denials is None else denials
         self.tally = DecisionTally()
         """Decisions so far."""
 
@@ -144,19 +159,34 @@ class DecisionEngine:
             opened, reservation_id = self._reserve(prepared, prepared.hold)
             return _with_id(await self.decide(opened, deadline), reservation_id)
         else:
-            try:
-                charge_results = await self._buckets.charge((prepared.charge,), deadline)
-            except QueueTimeout as error:
-                raise refusal_of(error) from error
-            except StoreUnavailable as error:
-                decision = self._decide_without_store(prepared, error)
-            else:
-                decision = decide(prepared.policy, prepared.selection.rules, charge_results[0], prepared.policy.source)
+            decision = self._remembered(prepared) or await self._ask(prepared, deadline)
         policy = decision.policy
         self.tally[NO_PLAN if policy is None else policy.plan][decision.reason][decision.source] += 1
         if not decision.allowed:
             self._count_denial(decision)
         return decision
+
+    def _remembered(self, check: PreparedCheck) -> Decision | None:
+        """The decision on a check that the store would deny again, if that is known."""
+        policy, selection, charge, _, _, asks = check
+        denial = None if asks else self._denials.find(charge)
+        if denial is None:
+            return None
+        self._usage.denied(charge, denial)
+        return decide(policy, selection.rules, denial, Source.MEMORY)
+
+    async def _ask(self, check: PreparedCheck, deadline: float | None) -> Decision:
+        """Have the store decide a check."""
+        sent = self._denials.now()
+        try:
+            (result,) = await self._buckets.charge((check.charge,), deadline)
+        except QueueTimeout as error:
+            raise refusal_of(error) from error
+        except StoreUnavailable as error:
+            return self._decide_without_store(check, error)
+        if isinstance(result, Exhausted):
+            self._denials.remember(check.charge, result, sent)
+        return decide(check.policy, check.selection.rules, result, check.policy.source)
 
     def _reserve(self, check: PreparedCheck, hold: PreparedHold) -> tuple[PreparedCheck, str]:
         """The check as one reservation of its own, and the id of that."""
@@ -214,23 +244,34 @@ class DecisionEngine:
     async def _charge_all(
         self, checks: Sequence[PreparedCheck], deadline: float | None
     ) -> list[Decision | ServiceError]:
+        decisions: list[Decision | ServiceError | None] = [self._remembered(check) for check in checks]
+        asking = [check for check, decision in zip(checks, decisions, strict=True) if decision is None]
+        if len(asking) == len(checks):
+            return await self._ask_all(checks, deadline)
+        asked = iter(await self._ask_all(asking, deadline))
+        return [next(asked) if decision is None else decision for decision in decisions]
+
+    async def _ask_all(self, checks: Sequence[PreparedCheck], deadline: float | None) -> list[Decision | ServiceError]:
         if not checks:
             return []
+        sent = self._denials.now()
+        outcomes: Sequence[ChargeResult | StoreUnavailable]
         try:
-            charge_results = await self._buckets.charge([check.charge for check in checks], deadline)
+            outcomes = await self._buckets.charge([check.charge for check in checks], deadline)
         except PartlyUnavailable as error:
-            return [
-                self._try_without_store(check, outcome)
-                if isinstance(outcome, StoreUnavailable)
-                else decide(check.policy, check.selection.rules, outcome, check.policy.source)
-                for check, outcome in zip(checks, error.results, strict=True)
-            ]
+            outcomes = error.results
         except StoreUnavailable as error:
             return [self._try_without_store(check, error) for check in checks]
-        return [
-            decide(policy, selection.rules, charge_result, policy.source)
-            for (policy, selection, _, _, _), charge_result in zip(checks, charge_results, strict=True)
-        ]
+        decisions: list[Decision | ServiceError] = []
+        for check, outcome in zip(checks, outcomes, strict=True):
+            if isinstance(outcome, StoreUnavailable):
+                decisions.append(self._try_without_store(check, outcome))
+                continue
+            if isinstance(outcome, Exhausted):
+                self._denials.remember(check.charge, outcome, sent)
+            policy, selection, *_ = check
+            decisions.append(decide(policy, selection.rules, outcome, policy.source))
+        return decisions
 
     def _try_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision | ServiceError:
         if isinstance(error, QueueTimeout):
@@ -259,7 +300,7 @@ class DecisionEngine:
 
     def _decide_without_store(self, check: PreparedCheck, error: StoreUnavailable) -> Decision:
         """Decide while the shared buckets are unavailable, by the plan's `on_store_failure`."""
-        policy, selection, charge, cost, _ = check
+        policy, selection, charge, cost, *_ = check
         counts = charge.counted and not error.sent  # else the store counts it, or a late reply
         if policy.on_store_failure is OnStoreFailure.ALLOW:
             self._local.spend(charge, error)
@@ -313,7 +354,8 @@ def _prepare(check: Check, policy: Policy | None) -> PreparedCheck | Decision:
         (counted,) if counted is not None else (),
         bool(check.afterwards) and cost > 0,
     )
-    return PreparedCheck(policy, selection, charge, cost)
+    asks = cost == 0 or charge.afterwards or (bool(request) and check.attempt != 1)
+    return PreparedCheck(policy, selection, charge, cost, asks=asks)
 
 
 def is_charged_afterwards(check: Check) -> bool:

@@ -8,9 +8,8 @@ from math import inf
 from time import monotonic
 from typing import Final, Protocol, TypeVar
 
-import structlog
-
 from ratelimit_service.decision.known_ids import KnownIds
+from ratelimit_service.module_log import ModuleLog
 
 _PAGE: Final = 5_000
 _SLICE: Final = 100
@@ -23,7 +22,7 @@ LATE_SECONDS: Final = 30.0
 
 _LOG_SECONDS: Final = 10.0
 
-_log = structlog.stdlib.get_logger(__name__)
+_log = ModuleLog(__name__)
 
 T = TypeVar("T")
 

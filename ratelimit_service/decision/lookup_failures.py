@@ -5,14 +5,14 @@ from math import inf
 from time import monotonic
 from typing import Final
 
-import structlog
+from ratelimit_service.module_log import ModuleLog
 
 SHOWN_SECONDS: Final = 5.0
 """For which a failure counts as what is the case."""
 
 _LOG_SECONDS: Final = 10.0
 
-_log = structlog.stdlib.get_logger(__name__)
+_log = ModuleLog(__name__)
 
 
 class LookupFailures:

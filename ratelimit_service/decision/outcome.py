@@ -54,14 +54,15 @@ _new = tuple.__new__  # a third of what calling the class costs, which is done f
 
 def decide(policy: Policy, rules: tuple[Rule, ...], charge_result: ChargeResult, source: Source) -> Decision:
     """Decide by the result of charging the rules' buckets."""
-    charged, results, _, _, _ = charge_result
+    charged, results, *_ = charge_result
     if charged:
         binding = _tightest(rules, results)
         return _new(Decision, (True, _FITS, source, policy, rules, results, binding, None, ""))
-    if any(result.wait_us == NO_ROOM for result in results):
-        return _decide_without_room(policy, rules, results)
-    binding = _slowest(rules, results)
-    never = results[binding].wait_us == NEVER
+    for _, wait, _ in results:
+        if wait == NO_ROOM:
+            return _decide_without_room(policy, rules, results)
+    binding = 0 if len(rules) == 1 else _slowest(rules, results)
+    never = results[binding][1] == NEVER
     reason = Reason.COST_EXCEEDS_CAPACITY if never else Reason.OVER_LIMIT
     return _new(Decision, (False, reason, source, policy, rules, results, binding, None, ""))
 

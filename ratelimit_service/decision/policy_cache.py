@@ -9,8 +9,6 @@ from math import inf
 from time import monotonic
 from typing import Final, Protocol, TypeAlias, TypeVar
 
-import structlog
-
 from ratelimit_service.decision.enforcement import Enforcement
 from ratelimit_service.decision.key_index import KeyIndex
 from ratelimit_service.decision.known_keys import KeyIdSource, KnownKeys
@@ -22,6 +20,7 @@ from ratelimit_service.decision.ports import Change, ChangeKind, Clock, Fetched,
 from ratelimit_service.decision.record import PartialRecord, PolicyRecord
 from ratelimit_service.decision.refresh_queue import MAX_PER_CHUNK, RefreshQueue, Target
 from ratelimit_service.errors import LookupDeferred
+from ratelimit_service.module_log import ModuleLog
 
 MAX_DIGESTS: Final = 8
 """Verified secrets that are remembered for a key: its current one, and earlier ones that are still valid."""
@@ -61,7 +60,7 @@ Found: TypeAlias = Policy | LookupDeferred | StoreUnavailable | None
 
 T = TypeVar("T")
 
-_log = structlog.get_logger(__name__)
+_log = ModuleLog(__name__)
 
 
 class Source(PolicySource, KeyIdSource, Protocol):

@@ -24,3 +24,4 @@ class Source(IntEnum):
     POLICY = 2
     DEGRADED = 3
     UNENFORCED = 4
+    MEMORY = 6

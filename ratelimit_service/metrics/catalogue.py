@@ -111,7 +111,8 @@ DECISIONS: Final = Described(
     "ratelimit_decisions_total",
     Kind.COUNTER,
     "Decisions on API keys.",
-    "What the service decides. `source` DEGRADED: without the bucket store; UNENFORCED: while limits are off.",
+    "What the service decides. `source` DEGRADED: without the bucket store; UNENFORCED: while limits are off; MEMORY: "
+    "denied as the bucket store did a second ago at most.",
     {"reason": _REASONS, "source": _SOURCES},
 )
 DESCRIPTOR_DECISIONS: Final = Described(
@@ -137,6 +138,26 @@ LIMIT_DENIALS: Final = Described(
         "plan": f"{_PLAN}; empty for descriptor rules",
         "limit": f"name of the limit, empty for a rule without one; `{OTHER}` beyond {MAX_LIMITS} plans and limits",
     },
+)
+REMEMBERED_DENIALS: Final = Described(
+    "ratelimit_remembered_denials",
+    Kind.GAUGE,
+    "Limits of denials that are kept in memory to deny the same calls again, of all processes together; some are over.",
+    "How many callers are refused now. At 10,000 for each worker the oldest are forgotten early, which costs nothing "
+    "but questions to the bucket store.",
+    across="sum",
+)
+REMEMBERS_DENIALS: Final = Described(
+    "ratelimit_remembers_denials",
+    Kind.GAUGE,
+    "1 while a process remembers denials, because it hears what is returned to limits.",
+    "0: RATELIMIT_REMEMBER_DENIALS is false, or Redis refuses `subscribe`: the log says so. Each call asks Redis then.",
+)
+RETURNED_HEARD: Final = Described(
+    "ratelimit_returned_heard_total",
+    Kind.COUNTER,
+    "Limits of which a worker heard that something was refunded to them, or that limits of two rates charge the same.",
+    "Its rate is what workers have to listen to: 10,000 a second for each take some percent of a core.",
 )
 RESERVATIONS: Final = Described(
     "ratelimit_reservations_total",
@@ -184,6 +205,14 @@ GRANT_UNITS: Final = Described(
     "Granted less returned and spent, over all servers, is what holders have now, or have never reported: a second's "
     "worth of calls, unless they die.",
     {"units": ("granted", "returned", "spent")},
+)
+OPEN_GRANTS: Final = Described(
+    "ratelimit_open_grants",
+    Kind.GAUGE,
+    "Grants that have neither ended nor been returned, to be added up over all servers: one that is returned to "
+    "another counts there as one less, so that a server alone may have less than none.",
+    "None, although clients are in mode granted: all their limits need each call, or are used up.",
+    across="sum",
 )
 QUOTA_STREAMS: Final = Described(
     "ratelimit_rlqs_streams",
@@ -690,8 +719,9 @@ ACCESS_LINES: Final = Described(
 SECTIONS: Final[Mapping[str, tuple[Described, ...]]] = {
     "Calls": (CALLS, CALL_SECONDS, OPEN_STREAMS, OUT_OF_BOUNDS, IGNORED_FIELDS),
     "Decisions": (
-        *(DECISIONS, DESCRIPTOR_DECISIONS, PLAN_DECISIONS, LIMIT_DENIALS, RESERVATIONS, OPEN_RESERVATIONS),
-        *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, GRANTS, GRANT_UNITS, ENFORCEMENT_OFF),
+        *(DECISIONS, DESCRIPTOR_DECISIONS, PLAN_DECISIONS, LIMIT_DENIALS, REMEMBERED_DENIALS, REMEMBERS_DENIALS),
+        *(RETURNED_HEARD, RESERVATIONS, OPEN_RESERVATIONS),
+        *(CLAMPED_TOKENS, OVERDRAWN_CHARGES, GRANTS, GRANT_UNITS, OPEN_GRANTS, ENFORCEMENT_OFF),
     ),
     "Assignments of Envoy's rate limit quota service": (
         *(QUOTA_STREAMS, QUOTA_BUCKETS, SHORT_SHARES, QUOTA_REPORTS, ASSIGNED_REQUESTS, ASSIGNMENTS),

@@ -135,6 +135,18 @@ class Reported(Protocol):
     unanswered: int
 
 
+class Remembered(Protocol):
+    """The part of the memory of denials that is read here."""
+
+    listening: bool
+    heard: int
+
+    @property
+    def size(self) -> int:
+        """The number of limits of the denials that are remembered."""
+        ...
+
+
 class Tokens(Protocol):
     """The part of the known tokens that is read here."""
 
@@ -290,6 +302,7 @@ class Watched(NamedTuple):
     grants: Asked | None = None
     assignments: Assigned | None = None
     reports: Reported | None = None
+    denials: Remembered | None = None
 
 
 def _outcome(reason: Reason, source: Source) -> Outcome:
@@ -339,6 +352,8 @@ class WorkerMetrics:
             self._count_grants(counts, watched.grants)
         if watched.assignments is not None and watched.reports is not None:
             self._count_assignments(watched.assignments, watched.reports)
+        if watched.denials is not None:
+            self._show_denials(watched.denials)
         self._show_numbers(counts, breaker_open)
         self._process = ProcessMetrics(self.registry, watched.overload)
 
@@ -473,12 +488,21 @@ class WorkerMetrics:
         ):
             self._gauges.append((gauge(described, self.registry), read))
 
+    def _show_denials(self, denials: Remembered) -> None:
+        self._count(catalogue.RETURNED_HEARD, lambda: denials.heard)
+        for described, read in (
+            (catalogue.REMEMBERED_DENIALS, lambda: denials.size),
+            (catalogue.REMEMBERS_DENIALS, lambda: denials.listening),
+        ):
+            self._gauges.append((gauge(described, self.registry), read))
+
     def _show_numbers(self, counts: Counts, breaker_open: Callable[[], bool]) -> None:
         watched, round_trips = self._watched, counts.round_trips
         cache, overload, enforcement = watched.policies, watched.overload, watched.enforcement
         for described, read in (
             (catalogue.OPEN_STREAMS, lambda: len(watched.streams)),
             (catalogue.OPEN_RESERVATIONS, lambda: counts.reservations.open),
+            (catalogue.OPEN_GRANTS, lambda: counts.reservations.grants.open),
             (catalogue.BOUND, lambda: overload.bound),
             (catalogue.QUEUE_AGE, lambda: overload.longest_wait),
             (catalogue.POLICIES, lambda: len(cache)),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ratelimit_service.settings import Settings
+if TYPE_CHECKING:  # `doctor` reads certificates of others, and no settings
+    from ratelimit_service.settings import Settings
 
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -27,7 +28,7 @@ _FIRST_OF_1900S: Final = "50"
 """The two digits of a year from which on it is one before 2000."""
 
 
-def certificate_files(settings: Settings) -> Mapping[str, Path]:
+def certificate_files(settings: "Settings") -> Mapping[str, Path]:
     """The files whose certificates a server serves, or checks clients by: by the names of their settings."""
     files = {"RATELIMIT_TLS_CERTIFICATE": settings.tls_certificate, "RATELIMIT_TLS_CLIENT_CA": settings.tls_client_ca}
     return {setting: file for setting, file in files.items() if file is not None}

@@ -18,6 +18,7 @@ from ratelimit_service.server.supervisor import Slot, Supervisor
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.admin_port import AdminPort
 from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
+from ratelimit_service.transport.envoy.crossing import find_module
 from ratelimit_service.transport.envoy.paths import ENVOY_PATHS, PATHS, STREAMS
 from ratelimit_service.transport.envoy.shed import SOCKET_VARIABLE
 from ratelimit_service.transport.envoy.tls import Tls
@@ -63,6 +64,7 @@ def envoy_supervisor(
                 max_concurrent_streams=instance.settings.max_concurrent_streams,
                 tls=tls,
                 gateways=sorted(instance.settings.gateways),
+                crossing=find_module() if instance.settings.crossing else None,
                 admin_methods=None if admin is None else AdminPort(admin.host, admin.port, control.admin_socket),
             )
             config = own.with_suffix(".json")

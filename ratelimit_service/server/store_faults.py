@@ -3,11 +3,11 @@
 import asyncio
 import re
 import socket
-from enum import StrEnum
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from ratelimit_service.decision.ports import SlowStore
+from ratelimit_service.server.store_ways import Way
 from ratelimit_service.settings import Settings
 
 SECONDS: Final = 0.5
@@ -17,17 +17,6 @@ _PORTS: Final = {"postgresql": 5432, "postgres": 5432, "redis+sentinel": 26379, 
 _REDIS_PORT: Final = 6379
 _SILENCE: Final = re.compile("within|in time|has not replied|did not (reply|answer)|timeout")
 """In an error of a store that sent no answer, not even an error."""
-
-
-class Way(StrEnum):
-    """What becomes of a connection to a store, whatever is sent on it."""
-
-    HANGING = "does not answer, though connections are accepted"
-    FAILING = "fails, though connections are accepted"
-    REFUSED = "refuses connections"
-    UNNAMED = "cannot be found by its name"
-    SILENT = "accepts no connection in time"
-    UNKNOWN = "does not answer"
 
 
 class Address(NamedTuple):

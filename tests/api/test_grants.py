@@ -112,6 +112,9 @@ def test_units_are_granted_spent_and_returned(server: Server) -> None:
         assert time.monotonic() < deadline, counted()
         time.sleep(0.1)
     assert total(server, "ratelimit_open_reservations") == 0
+    while total(server, "ratelimit_open_grants"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_calls_that_are_checked_one_by_one(server: Server) -> None:

@@ -1,14 +1,14 @@
 """A mistyped key is a decision in every API on every transport, without a call to any store."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import psycopg
 import pytest
 import redis
 
-from fixtures.served import Serve, Server
+from fixtures.served import Server
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
@@ -25,9 +25,9 @@ UNKNOWN = CheckLimitResponse(reason=CheckLimitResponse.KEY_UNKNOWN, source=Check
 
 
 @pytest.fixture(scope="module", params=["grpcio", "envoy"])
-def server(request: pytest.FixtureRequest, serve: Serve) -> Server:
+def server(request: pytest.FixtureRequest, shared_server: Callable[[str], Server]) -> Server:
     """A server behind each transport."""
-    return serve(request.param)
+    return shared_server(request.param)
 
 
 @pytest.fixture

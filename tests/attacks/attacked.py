@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import multiprocessing
 import os
 import time
 import traceback
@@ -10,11 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Final
 
+from attacks.processes import end, fork
 from attacks.sizes import (
     ATTACK_SECONDS,
     BEFORE_SECONDS,
@@ -31,7 +29,7 @@ from fixtures.served import Server
 from ratelimit_service.management.tokens import Role
 
 CONNECTIONS: Final = 3
-WARM_UP_SECONDS: Final = 3.0 if FULL else 0.3
+WARM_UP_SECONDS: Final = 3.0 if FULL else 0.1
 NICENESS: Final = 5
 """Of attackers: they would have a machine of their own, and here they share two cores with server and victim."""
 
@@ -39,7 +37,6 @@ DESCRIPTORS: Final = 20
 """By which descriptors may have grown once an attack is over: connections of the stores, and of the tests."""
 
 _NOTHING = Sample(0.0, 0, 0)
-_PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @dataclass
@@ -95,16 +92,8 @@ class Report:
         a mapping of counts. Each process opens one connection, unless the attack is about connections. The processes
         are started first; only then the attack begins. Raises AssertionError, with the traceback, when one fails.
         """
-        _start_fork_server()
-        pipes: list[Connection] = []
-        processes = []
-        for _ in range(connections):
-            ours, theirs = _PROCESSES.Pipe()
-            process = _PROCESSES.Process(target=_attacker, args=(theirs, function, self.target.address, arguments))
-            process.start()
-            theirs.close()
-            pipes.append(ours)
-            processes.append(process)
+        started = [fork(_attacker, function, self.target.address, arguments) for _ in range(connections)]
+        pipes = [pipe for _, pipe in started]
         try:
             for pipe in pipes:
                 pipe.recv()
@@ -119,13 +108,8 @@ class Report:
                 found.update(counts)
             self.span = (began, time.monotonic())
         finally:
-            for pipe, process in zip(pipes, processes, strict=True):
-                pipe.close()
-                process.join(5)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
-                process.close()
+            for process, pipe in started:
+                end(process, pipe)
         self.attackers.update(found)
         return found
 
@@ -245,21 +229,6 @@ def _settle(watch: Watch, before: Sample, memory_mb: float) -> Sample:
 
 def _settled(sample: Sample, before: Sample, memory_mb: float) -> bool:
     return sample.memory_mb <= before.memory_mb + memory_mb and sample.descriptors <= before.descriptors + DESCRIPTORS
-
-
-def _start_fork_server() -> None:
-    """Start the process that attackers are forked from, once: each is there at once, and its imports cost nothing."""
-    before = os.environ.get("PYTHONPATH")
-    tests = Path(__file__).parents[1]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(tests), str(tests.parent)])
-    try:
-        forkserver.set_forkserver_preload([__name__, "grpc.aio", "pytest"])
-        forkserver.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
 
 
 def _attacker(pipe: Connection, function: Callable[..., Any], address: str, arguments: tuple[object, ...]) -> None:

@@ -15,7 +15,7 @@ from attacks.attacked import REPORTS, Target
 from attacks.sizes import FULL
 from attacks.watch import Watch
 from fixtures.rights import with_least_rights
-from fixtures.served import Serve
+from fixtures.served import Serve, Server, free_address
 from ratelimit_service.buckets.breaker import SLOW
 from ratelimit_service.devstores.postgres import EmbeddedPostgres
 from ratelimit_service.devstores.valkey import EmbeddedValkey
@@ -81,8 +81,15 @@ def target(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Target]:
     """A server with default settings on each transport, on its own stores, for all attacks that leave it as it is."""
-    with running_target(serve_for_session, new_database(), tmp_path_factory.mktemp("valkey"), request.param) as started:
+    folder, console = tmp_path_factory.mktemp("valkey"), free_address()
+    with running_target(serve_for_session, new_database(), folder, request.param, operations_listen=console) as started:
         yield started
+
+
+@pytest.fixture(params=TRANSPORTS)
+def unwatched_server(request: pytest.FixtureRequest, shared_server: Callable[[str], Server]) -> Server:
+    """A server on each transport, for attacks that watch no victim and leave it as it is."""
+    return shared_server(request.param)
 
 
 @pytest.fixture

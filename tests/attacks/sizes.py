@@ -9,7 +9,7 @@ FULL: Final = os.environ.get("RATELIMIT_ATTACKS") == "full"
 BEFORE_SECONDS: Final = 15.0 if FULL else 1.0
 """For which the victim is watched before the first attack on a server."""
 
-ATTACK_SECONDS: Final = 30.0 if FULL else 1.5
+ATTACK_SECONDS: Final = 30.0 if FULL else 0.8
 """For which an attack lasts."""
 
 SETTLE_SECONDS: Final = 60.0 if FULL else 10.0

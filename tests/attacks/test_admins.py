@@ -7,6 +7,7 @@ from typing import Final
 import grpc
 
 from attacks.attacked import Target, attacked
+from attacks.sizes import ATTACK_SECONDS, FULL
 from ratelimit_service._gen.ratelimit.v1.simulation_pb2 import SimulatePlanRequest
 from ratelimit_service.api.messages import MAX_ADMIN_MESSAGE
 from ratelimit_service.management.tokens import Role
@@ -15,6 +16,8 @@ SIMULATE: Final = "/ratelimit.v1.KeyAdminService/SimulatePlan"
 EMPTY_LIMITS: Final = b"\x12\x00" * (MAX_ADMIN_MESSAGE // 2)
 MEMORY_MB: Final = 120.0
 """By which memory may grow: a few such messages at a time, and not what each call before has left."""
+
+MIN_CALLS: Final = 10 if FULL else 2
 
 
 def simulate(address: str, until: float, token: str, pause: float = 0.0) -> Counter[str]:
@@ -38,7 +41,7 @@ def test_a_gateway_sends_large_messages(target: Target) -> None:
         report.memory_mb = min(report.memory_mb, MEMORY_MB)
         found = report.attack(simulate, target.server.tokens[Role.GATEWAY], 0.02)
     assert set(found) == {"PERMISSION_DENIED"}
-    assert found["PERMISSION_DENIED"] > 10
+    assert found["PERMISSION_DENIED"] > MIN_CALLS
 
 
 def test_a_viewer_sends_large_messages(target: Target) -> None:
@@ -47,12 +50,12 @@ def test_a_viewer_sends_large_messages(target: Target) -> None:
         report.memory_mb = min(report.memory_mb, MEMORY_MB)
         found = report.attack(simulate, target.server.tokens[Role.VIEWER], 0.05)
     assert set(found) == {"RESOURCE_EXHAUSTED"}
-    assert found["RESOURCE_EXHAUSTED"] > 10
+    assert found["RESOURCE_EXHAUSTED"] > MIN_CALLS
 
 
 def test_an_admin_sends_large_messages(target: Target) -> None:
     """Even theirs are refused by the number of their fields, before an item is read."""
     with attacked(target, "large messages of an admin") as report:
-        found = report.attack(simulate, target.server.tokens[Role.ADMIN], 1.0, connections=1)
+        found = report.attack(simulate, target.server.tokens[Role.ADMIN], min(1.0, ATTACK_SECONDS / 4), connections=1)
     assert set(found) == {"INVALID_ARGUMENT"}
-    assert found["INVALID_ARGUMENT"] > 1
+    assert found["INVALID_ARGUMENT"] > (1 if FULL else 0)

@@ -3,11 +3,12 @@
 import threading
 import time
 
-from attacks.conftest import StartTarget
+import pytest
+
+from attacks.attacked import Target
 from attacks.sizes import ATTACK_SECONDS, FULL
 from attacks.test_pages import FILL
 from console.browser import Browser
-from fixtures.served import free_address
 from operations.probe import ask
 from ratelimit_service.management.tokens import Role
 
@@ -15,19 +16,19 @@ PROBE_SECONDS = 0.3 if FULL else 1.0
 """Within which a probe is answered. Orchestrators wait for a second, and restart after three that are late."""
 
 
-def test_large_pages_delay_no_probe(start_target: StartTarget) -> None:
+@pytest.mark.parametrize("target", ["envoy"], indirect=True)
+def test_large_pages_delay_no_probe(target: Target) -> None:
     """While admins edit and viewers read the rules of a domain with 1,000 rules, /healthz and /readyz are answered."""
-    target = start_target("envoy", operations_listen=free_address())
     address = target.server.settings.operations_listen
     target.server.key("once")
-    target.watch.execute(FILL[-1])
-    until, pages, failures = time.monotonic() + ATTACK_SECONDS, [0], []
+    target.watch.execute(FILL[-1].replace("'paged'", "'edited'"))
+    until, pages, failures = time.monotonic() + max(ATTACK_SECONDS, 2.0), [0], []
 
     def read_pages(role: Role) -> None:
         browser = Browser(f"http://{address}/console").sign_in(target.server.tokens[role])
         browser.client.timeout = 60
         while time.monotonic() < until:
-            for path in ("/rules/edit?name=paged", "/rules/domain?name=paged", "/rules"):
+            for path in ("/rules/edit?name=edited", "/rules/domain?name=edited", "/rules"):
                 response = browser.client.get(f"http://{address}/console{path}")
                 failures.extend([response.status_code] if response.status_code not in {200, 403} else [])
                 pages[0] += 1

@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from contextlib import suppress
 
-from attacks.conftest import StartTarget
+import pytest
+
+from attacks.attacked import Target
 from attacks.sizes import FULL
 from console.browser import Browser
-from fixtures.dev_server import free_address
 from ratelimit_service.management.tokens import Role, Token
 
-SECONDS = 30.0 if FULL else 4.0
+SECONDS = 30.0 if FULL else 2.0
 COOKIES_AT_ONCE = 40
 TOKENS_AT_ONCE = 20
 READS_PER_SECOND = 10
@@ -66,9 +67,9 @@ async def status(reader: asyncio.StreamReader) -> int:
     return int(head.split()[1])
 
 
-async def test_made_up_cookies_and_tokens(start_target: StartTarget) -> None:
+@pytest.mark.parametrize("target", ["grpcio"], indirect=True)
+async def test_made_up_cookies_and_tokens(target: Target) -> None:
     """Both are read ten times a second at most; who is signed in, or signs in, is served; lines are few."""
-    target = await asyncio.to_thread(start_target, "grpcio", operations_listen=free_address())
     address = target.server.settings.operations_listen
     base = f"http://{address}/console"
     viewer = await asyncio.to_thread(Browser(base).sign_in, target.server.tokens[Role.VIEWER])

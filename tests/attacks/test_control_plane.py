@@ -1,7 +1,5 @@
 """The control plane behind the transport envoy, which strangers reach through the public port too."""
 
-import signal
-import struct
 import threading
 import time
 from collections import Counter
@@ -12,9 +10,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from attacks import frames
 from attacks.attacked import Target, attacked
-from attacks.conftest import StartTarget
 from attacks.connection import MAX_STREAMS, Connection, data, open_call
-from attacks.sizes import FULL
+from attacks.sizes import ATTACK_SECONDS, FULL
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 
 ADMIN = frames.header_block("/ratelimit.v1.KeyAdminService/ManageKey")
@@ -94,7 +91,8 @@ def test_health_checks_without_a_message(target: Target) -> None:
     server = target.server
     answered = 0
     with attacked(target, "health checks held", check=FULL) as report:
-        attack = threading.Thread(target=report.attack, args=(hold_health,))
+        seconds = max(ATTACK_SECONDS, 1.5)
+        attack = threading.Thread(target=lambda: report.attack(hold_health, seconds=seconds))
         attack.start()
         with grpc.insecure_channel(server.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
             health = health_pb2_grpc.HealthStub(channel)
@@ -107,7 +105,7 @@ def test_health_checks_without_a_message(target: Target) -> None:
                     time.sleep(0.1)
             finally:
                 attack.join()
-    assert answered >= 10
+    assert answered >= (10 if FULL else 5)
     assert report.attackers["begun"] > 10 * MAX_STREAMS
 
 
@@ -122,8 +120,9 @@ def test_nobody_takes_all_watches(target: Target) -> None:
             connection.send(b"".join(open_call(n, REFLECTION) + data(n, whole) for n in streams))
         for connection in held[2:]:
             connection.send(b"".join(open_call(n, WATCH) + data(n, frames.message(b""), end=True) for n in streams))
+        time.sleep(0.5)
         for connection in held:
-            connection.drain(0.1)
+            connection.drain()
         with grpc.insecure_channel(target.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=10)
             assert next(watch).status == 1
@@ -132,25 +131,11 @@ def test_nobody_takes_all_watches(target: Target) -> None:
             )
             assert len(next(answers).list_services_response.service) >= 4
             watch.cancel()
+        until = time.monotonic() + 10
         for connection in held:
-            connection.drain(0.1)
-            assert len(connection.ended) >= MAX_STREAMS - 4
+            while len(connection.ended) < MAX_STREAMS - 4:
+                assert time.monotonic() < until, len(connection.ended)
+                connection.drain(0.02)
     finally:
         for connection in held:
             connection.close()
-
-
-def test_a_watcher_who_does_not_read(start_target: StartTarget) -> None:
-    """It does not keep others from learning that the server drains."""
-    target = start_target("grpcio")
-    closed_window = frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
-    with (
-        Connection(target.address, closed_window) as unread,
-        grpc.insecure_channel(target.address, (("grpc.use_local_subchannel_pool", 1),)) as channel,
-    ):
-        unread.send(open_call(1, WATCH) + data(1, frames.message(b""), end=True))
-        unread.drain(0.5)
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=10)
-        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        target.server.process.send_signal(signal.SIGTERM)
-        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING

@@ -21,7 +21,7 @@ def in_turn(names: Sequence[str]) -> Sequence[tuple[str, ...]]:
 def test_a_flood(target: Target, names: Sequence[str]) -> None:
     """The victim is served as before while three connections flood, and memory stays."""
     with attacked(target, f"flood of {' '.join(names)}", check=FULL) as report:
-        report.attack(flood, names, **({} if FULL else {"seconds": 8}))
+        report.attack(flood, names, **({} if FULL else {"seconds": 0.4 * len(names)}))
     assert report.attackers["connections"] >= 3
 
 

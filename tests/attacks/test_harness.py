@@ -9,6 +9,11 @@ import pytest
 
 from attacks import frames
 from attacks.attacked import Target, attacked
+from attacks.conftest import TRANSPORTS
+from attacks.sizes import FULL
+
+pytestmark = pytest.mark.parametrize("target", TRANSPORTS if FULL else TRANSPORTS[:1], indirect=True)
+"""In CI one is enough: what is tested is the same on both."""
 
 
 def connect_only(address: str, until: float) -> dict[str, int]:

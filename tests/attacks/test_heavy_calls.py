@@ -2,7 +2,7 @@
 
 from attacks.attacked import Target, attacked
 from attacks.heavy import heavy
-from attacks.sizes import FULL
+from attacks.sizes import ATTACK_SECONDS, FULL
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 
 DESCRIPTORS = 128
@@ -24,7 +24,7 @@ def test_heavy_calls_take_turns(target: Target) -> None:
     put = admin_pb2.ManageRulesRequest(replace={"rules": rules})
     target.server.manage().ManageRules(put, metadata=target.server.as_admin)
     with attacked(target, "heavy calls", check=False, memory_mb=60.0) as report:
-        report.attack(heavy, "heavy", DESCRIPTORS)
+        report.attack(heavy, "heavy", DESCRIPTORS, seconds=max(ATTACK_SECONDS, 1.5))
     assert report.during.errors.total() <= ERRORS[target.transport] * report.during.calls, report.during.errors
     assert report.during.degraded == 0, report.row()
     assert report.during.p99_ms <= SLOWEST_MS[target.transport], report.row()

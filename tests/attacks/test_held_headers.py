@@ -32,7 +32,7 @@ def open_calls(address: str, until: float, method: str, repeated: int = REPEATED
     try:
         for _ in range(CONNECTIONS):
             connection = Connection(address)
-            connection.drain(0.05)
+            connection.drain(0.05 if FULL else 0.01)
             held.append(connection)
             for stream in range(1, 64, 2):
                 first = IN_TABLE if stream == 1 else FROM_TABLE

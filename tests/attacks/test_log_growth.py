@@ -5,8 +5,8 @@ import time
 import pytest
 
 from attacks import frames
-from attacks.attacked import Target
 from attacks.connection import Connection, data, open_call, reset
+from fixtures.served import Server
 
 MANAGE = "/ratelimit.v1.KeyAdminService/ManageKey"
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -27,15 +27,15 @@ MAX_LINES = 10
     ],
 )
 def test_what_strangers_send_does_not_fill_the_log(
-    target: Target, path: str, message: bytes | None, cancelled: bool
+    unwatched_server: Server, path: str, message: bytes | None, cancelled: bool
 ) -> None:
     """Headers that are no text, messages that are none, cancelled calls: few lines, and none with what was sent."""
-    server = target.server
+    server = unwatched_server
     block = frames.header_block(path, x_odd="\xff" * 1_000, authorization="Bearer \xffsecret")
     before = len(server.output)
     stream = 1
     for _ in range(CALLS // 15):
-        with Connection(target.address) as connection:
+        with Connection(server.address) as connection:
             for stream in range(1, 31, 2):
                 connection.send(open_call(stream, block))
                 if message is not None:
@@ -51,14 +51,14 @@ def test_what_strangers_send_does_not_fill_the_log(
     assert "secret" not in written
 
 
-def test_headers_that_the_library_cannot_read_do_not_fill_the_log(target: Target) -> None:
+def test_headers_that_the_library_cannot_read_do_not_fill_the_log(unwatched_server: Server) -> None:
     """The gRPC library would write a line for each, past the bounds of our log: as many as anybody sends."""
-    server = target.server
+    server = unwatched_server
     before = len(server.output)
     for path in ("/ratelimit.v1.RateLimitService/CheckLimit", HEALTH):
         for header in ("grpc-encoding", "grpc-timeout", "grpc-previous-rpc-attempts", "lb-cost-bin"):
             block = frames.header_block(path, **{header: "none"})
-            with Connection(target.address) as connection:
+            with Connection(server.address) as connection:
                 for stream in range(1, 31, 2):
                     connection.send(open_call(stream, block) + data(stream, frames.message(b""), end=True))
                 assert connection.wait_ended(29, 10)

@@ -6,7 +6,7 @@ from collections import Counter
 from attacks import frames
 from attacks.attacked import Report, Target, attacked
 from attacks.connection import CHECK, MAX_STREAMS, STREAM, Connection, open_call, reset
-from attacks.sizes import FULL
+from attacks.sizes import ATTACK_SECONDS, FULL
 
 CONNECTIONS = 120
 """Of the attacker, with as many calls on each as are allowed: more than grpc-core lets wait by default."""
@@ -62,6 +62,6 @@ def test_streams_that_are_begun_at_once(target: Target) -> None:
 def test_bursts_of_calls_that_are_reset(target: Target) -> None:
     """Nor for thousands of calls that are reset at once, again and again."""
     with attacked(target, "bursts of resets", check=False) as report:
-        report.attack(begin_and_reset, connections=1)
+        report.attack(begin_and_reset, connections=1, seconds=max(ATTACK_SECONDS, 1.5))
     assert report.attackers["begun"] > 10_000, report.row()
     assert not cancelled(report), report.during.errors

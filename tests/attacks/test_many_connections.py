@@ -8,8 +8,8 @@ from attacks.attacked import CONNECTIONS, Target, attacked
 from attacks.many_connections import idle, open_and_close, read_nothing
 from attacks.sizes import FULL, MEMORY_MB
 
-OPENED = 50_000 if FULL else 3_000
-IDLE = 2_000
+OPENED = 50_000 if FULL else 750
+IDLE = 2_000 if FULL else 600
 CONNECTION_MB = 0.032
 """What an open connection may take."""
 

@@ -22,7 +22,7 @@ from fixtures.open_loop import build_open_loop
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 
 CHECK = "/ratelimit.v1.RateLimitService/CheckLimit"
-SECONDS = 60 if FULL else 5
+SECONDS = 60 if FULL else 3
 DEADLINE_MS = 25 if FULL else 250
 """In CI other tests have the cores too, and everything takes several times as long."""
 
@@ -99,8 +99,8 @@ def peak(generator: Path, target: Target) -> float:
     """Calls a second that the server decides when there are always some to decide."""
     if not target.api_key:
         _, target.api_key = target.server.key("wide")
-    run(generator, target, Group("warm up", 1_000_000, CONNECTIONS), seconds=1, deadline_ms=1_000)
-    seconds = 10 if FULL else 2
+    run(generator, target, Group("warm up", 1_000_000, CONNECTIONS), seconds=1 if FULL else 0.5, deadline_ms=1_000)
+    seconds = 10 if FULL else 1
     results = run(generator, target, Group("peak", 200_000, CONNECTIONS), seconds=seconds, deadline_ms=1_000)
     return good(results, seconds)
 

@@ -2,12 +2,12 @@
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
 
-from fixtures.served import Serve
+from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
@@ -21,9 +21,9 @@ SECONDS = 10
 
 
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_a_revoked_key_on_an_open_stream(serve: Serve, transport: str) -> None:
+def test_a_revoked_key_on_an_open_stream(shared_server: Callable[[str], Server], transport: str) -> None:
     """A key that is revoked is answered KEY_REVOKED within 1 s on the stream that used it, another one goes on."""
-    server = serve(transport)
+    server = shared_server(transport)
     revoked_id, revoked = server.key("wide")
     _, other = server.key("wide")
     requests: queue.Queue[str] = queue.Queue()

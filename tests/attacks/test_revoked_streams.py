@@ -71,9 +71,9 @@ async def manage(server: Server, action: str) -> str:
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
-def test_a_stream_ends_with_its_token(serve: Callable[..., Server], transport: str) -> None:
+def test_a_stream_ends_with_its_token(shared_server: Callable[..., Server], transport: str) -> None:
     """Within a second of the revocation streams are UNAUTHENTICATED, idle or not; those of others go on."""
-    server = serve(transport)
+    server = shared_server(transport)
     _, api_key = server.key("wide")
 
     revoked = asyncio.run(manage(server, "create"))
@@ -115,9 +115,9 @@ def ended(server: Server) -> int:
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
-def test_a_stream_of_quotas_ends_with_its_token(serve: Callable[..., Server], transport: str) -> None:
+def test_a_stream_of_quotas_ends_with_its_token(shared_server: Callable[..., Server], transport: str) -> None:
     """The same of an Envoy that reports nothing meanwhile, and of one whose reports never end."""
-    server = serve(transport)
+    server = shared_server(transport)
     token = asyncio.run(manage(server, "create"))
     quiet, busy = QuotaClient(server, token), QuotaClient(server, token)
     with quiet, busy, QuotaClient(server) as other:

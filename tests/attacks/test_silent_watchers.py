@@ -1,6 +1,8 @@
-"""Watches of health: those who read nothing hold nobody up, and those who wait lose nothing."""
+"""Watches of health: those who read nothing hold nobody up."""
 
+import signal
 import socket
+import struct
 import time
 from collections.abc import Callable
 
@@ -11,7 +13,8 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
 
-from attacks.attacked import Target
+from attacks import frames
+from attacks.connection import Connection, data, open_call
 from fixtures.served import Server
 
 WATCH = [
@@ -45,11 +48,18 @@ def test_a_server_drains_beside_watchers_who_do_not_read(own_server: Callable[..
         assert "drained" in server.output
 
 
-def test_a_health_watch_lives_on(target: Target) -> None:
-    """A watch is open after a silence, and ends only with its server or its caller."""
-    with grpc.insecure_channel(target.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        assert next(watch).status == 1
-        time.sleep(12)
-        assert watch.is_active()
-        watch.cancel()
+def test_a_watcher_who_does_not_read(own_server: Callable[..., Server]) -> None:
+    """It does not keep others from learning that the server drains."""
+    server = own_server("grpcio")
+    closed_window = frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
+    watching = frames.header_block("/grpc.health.v1.Health/Watch")
+    with (
+        Connection(server.address, closed_window) as unread,
+        grpc.insecure_channel(server.address, (("grpc.use_local_subchannel_pool", 1),)) as channel,
+    ):
+        unread.send(open_call(1, watching) + data(1, frames.message(b""), end=True))
+        unread.drain(0.5)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=10)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        server.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING

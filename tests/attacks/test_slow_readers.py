@@ -64,7 +64,8 @@ def large_messages(address: str, until: float, api_key: str) -> Counter[str]:
                 if time.monotonic() >= until or not sender.send(stream, portion, 0.3):
                     break
                 counts["KiB"] += len(portion) // 1024
-        while time.monotonic() < until and not connection.closed:
+        held_until = until if FULL else min(until, time.monotonic() + 0.5)
+        while time.monotonic() < held_until and not connection.closed:
             sender.take(0.05)
         counts["cut off"] += connection.closed
     return counts

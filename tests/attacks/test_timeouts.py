@@ -1,8 +1,11 @@
 """What is begun and not finished is ended in time. Quiet streams live on."""
 
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from attacks import frames
-from attacks.attacked import Target
 from attacks.connection import CHECK, STREAM, Connection, data, open_call
+from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
 
 BLOCK = frames.header_block(CHECK)
@@ -15,24 +18,28 @@ AFTER_ALL_TIMEOUTS = 14
 """Seconds, longer than all timeouts."""
 
 
-def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(target: Target) -> None:
-    """Calls whose message does not arrive are ended in time; streams are not, but for those within a message.
+def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(unwatched_server: Server) -> None:
+    """Calls whose message does not arrive are ended in time; streams and watches are not, unless within a message.
 
     So are connections that do not send the preface of HTTP/2; on the transport envoy, also those whose headers do not
     arrive. grpc.aio passes nothing of a message before it is whole, and waits for headers as long as the connection
     lives, so that a quiet stream and one within a message look the same.
     """
-    envoy = target.transport == "envoy"
-    _, api_key = target.server.key("wide")
+    server = unwatched_server
+    envoy = server.settings.transport == "envoy"
+    _, api_key = server.key("wide")
     check = frames.message(StreamCheckLimitRequest(check={"api_key": api_key}).SerializeToString())
     stream = frames.header_block(STREAM)
     with (
-        Connection(target.address) as connection,
-        Connection(target.address, HALF_A_BLOCK) as headers,
-        Connection(target.address, HALF_A_FRAME) as half_a_frame,
-        Connection(target.address, b"") as silent,
-        Connection(target.address, frames.PREFACE[:10]) as half_a_preface,
+        Connection(server.address) as connection,
+        Connection(server.address, HALF_A_BLOCK) as headers,
+        Connection(server.address, HALF_A_FRAME) as half_a_frame,
+        Connection(server.address, b"") as silent,
+        Connection(server.address, frames.PREFACE[:10]) as half_a_preface,
+        grpc.insecure_channel(server.address, (("grpc.use_local_subchannel_pool", 1),)) as channel,
     ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         for number, sent in enumerate((b"", b"\0", ALL_OF_IT + b"x")):
             call = 2 * number + 1
             connection.send(open_call(call, BLOCK) + (data(call, sent) if sent else b""))
@@ -48,6 +55,8 @@ def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(target: Target) 
         if envoy:
             assert headers.wait_ended(1, 2)
             assert half_a_frame.wait_ended(1, 2)
+        assert watch.is_active()
+        watch.cancel()
         connection.send(data(9, check, end=True) + data(11, check, end=True))
         assert connection.wait_ended(9, 5)
         assert connection.wait_ended(11, 5)
@@ -55,8 +64,8 @@ def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(target: Target) 
         assert not connection.closed
 
 
-def test_other_protocols_are_closed(target: Target) -> None:
+def test_other_protocols_are_closed(unwatched_server: Server) -> None:
     """What is not HTTP/2, as HTTP/1.1 and TLS where there is none, is not served: the connection is closed at once."""
     for greeting in (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", b"\x16\x03\x01\0\xff"):
-        with Connection(target.address, greeting + bytes(64)) as connection:
+        with Connection(unwatched_server.address, greeting + bytes(64)) as connection:
             assert connection.wait_closed(3)

@@ -6,27 +6,23 @@ again when the server closes it, makes a call again that was refused unread (REF
 and gives each call one second, as a patient gateway would. Two threads on one blocking
 socket, so that timers are exact and a call costs about 100 us: the victim is never the bottleneck.
 
-    python -m attacks.victim '{"address": "127.0.0.1:50051", "api_key": "rlk_...", "rate": 200}'
-
-It prints `ready` after its first answer. When its standard input ends it prints all calls as JSON.
+It reports by a pipe: READY after its first answer, and all its calls once something arrives by it.
 """
 
-import json
-import os
+import gc
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from multiprocessing.connection import Connection as Pipe
 from typing import Final, Self
 
 from hpack import Decoder
 
 from attacks import frames
+from attacks.processes import end, fork
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 
 CHECK: Final = "/ratelimit.v1.RateLimitService/CheckLimit"
@@ -34,6 +30,8 @@ RATE: Final = 200
 TIMEOUT_SECONDS: Final = 1.0
 GRACE_SECONDS: Final = 1.5
 """For which the calls in flight at the end are waited for."""
+
+READY: Final = "ready"
 
 ALLOWED, DENIED, DEGRADED = "allowed", "denied", "degraded"
 """The outcomes of answers; any other outcome is an error, in words."""
@@ -82,25 +80,18 @@ class Victim:
     """The running process. `started` returns once it has had an answer; `stop` returns all its calls."""
 
     def __init__(self, address: str, api_key: str, *, token: str = "", rate: int = RATE) -> None:
-        settings = json.dumps({"address": address, "api_key": api_key, "token": token, "rate": rate})
-        here = Path(__file__).parents[1]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, settings],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line == "ready\n", f"the victim did not start: {line}"
+        self._process, self._pipe = fork(_call, address, api_key, token, rate)
+        assert self._pipe.poll(30)
+        assert self._pipe.recv() == READY
 
     def stop(self) -> list[Call]:
         """End it, and return its calls in the order in which they were due."""
-        output, _ = self._process.communicate(timeout=30)
-        assert self._process.returncode == 0
-        return [Call(*values) for values in json.loads(output)]
+        try:
+            self._pipe.send(None)
+            assert self._pipe.poll(30)
+            return [Call(*values) for values in self._pipe.recv()]
+        finally:
+            end(self._process, self._pipe)
 
 
 class _Connection:
@@ -236,21 +227,21 @@ class _Connection:
         self._finished.append(Call(due, time.monotonic() - due, outcome))
 
 
-def main() -> None:
-    """Run as described in the module's docstring."""
-    settings = json.loads(sys.argv[1])
+def _call(pipe: Pipe, address: str, api_key: str, token: str, rate: int) -> None:
+    """Call until something arrives by the pipe, and send all calls by it."""
+    gc.freeze()  # what was imported before the fork
     finished: list[Call] = []
-    body = frames.message(CheckLimitRequest(api_key=settings["api_key"], resource="victim").SerializeToString())
+    body = frames.message(CheckLimitRequest(api_key=api_key, resource="victim").SerializeToString())
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    threading.Thread(target=lambda: (pipe.poll(None), ended.set()), daemon=True).start()
     connection: _Connection | None = None
     due, ready = time.monotonic(), False
     while not ended.is_set():
-        due += 1 / settings["rate"]
+        due += 1 / rate
         time.sleep(max(0.0, due - time.monotonic()))
         try:
             if connection is None or connection.lost:
-                connection = _Connection(settings["address"], settings["token"], finished)
+                connection = _Connection(address, token, finished)
         except OSError as error:
             finished.append(Call(due, time.monotonic() - due, f"connect: {error}"))
             continue
@@ -259,12 +250,7 @@ def main() -> None:
         connection.call(due, body)
         if not ready and finished:
             ready = True
-            print("ready", flush=True)  # noqa: T201  what the parent waits for
+            pipe.send(READY)
     if connection is not None:
         connection.wait_until_idle(GRACE_SECONDS)
-    calls = [(call.due, call.seconds, call.outcome) for call in sorted(finished, key=lambda call: call.due)]
-    print(json.dumps(calls))  # noqa: T201  the result
-
-
-if __name__ == "__main__":
-    main()
+    pipe.send([(call.due, call.seconds, call.outcome) for call in sorted(finished, key=lambda call: call.due)])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -46,10 +47,12 @@ def test_every_command_has_help(name: str) -> None:
     assert "-h, --help" in done.stdout
 
 
+DOCS: Final = Path(__file__).parents[2] / "docs"
 HEAVY: Final = {"sqlalchemy", "redis", "alembic", "psycopg", "pydantic", "structlog", "starlette", "uvicorn", "rich"}
 """What a server needs, and whoever sits at a terminal: a quarter of a second each, or more."""
 
-CALLS: Final = {"grpc", "google.protobuf"}
+SENT: Final = {"grpc"}
+CALLS: Final = SENT | {"google.protobuf"}
 JSON_AND_FILES: Final = {"yaml", "google.protobuf.json_format"}
 ERRORS: Final = {"google.rpc"}
 SECRETS: Final = {"secrets", "ratelimit_service.decision.api_key"}
@@ -77,7 +80,12 @@ def unneeded(arguments: list[str], absent: set[str], environment: Mapping[str, s
         (["--help"], HEAVY | CALLS | JSON_AND_FILES),
         (["--version"], HEAVY | CALLS | JSON_AND_FILES),
         (["check", "x", "--server", "127.0.0.1:1"], HEAVY | JSON_AND_FILES | SECRETS | ADMIN),
-        (["keys", "create", "--help"], HEAVY | JSON_AND_FILES | SECRETS | ERRORS),
+        (["keys", "create", "--help"], HEAVY | JSON_AND_FILES | SECRETS | ERRORS | SENT),
+        (["plans", "test", str(DOCS / "tutorial" / "plan.yaml")], HEAVY | SENT | ERRORS),
+        (["rules", "test", str(DOCS / "rules.yaml"), "--descriptor", "path=/"], HEAVY | SENT | ERRORS),
+        (["diff", "-f", str(DOCS / "rules.yaml"), "--server", "127.0.0.1:1"], HEAVY),
+        (["doctor", "--server", "no address"], HEAVY | SENT | ERRORS),
+        (["doctor", "--server", "127.0.0.1:1"], HEAVY),
     ],
 )
 def test_a_command_imports_only_what_it_needs(arguments: list[str], absent: set[str]) -> None:

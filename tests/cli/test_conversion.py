@@ -1,6 +1,7 @@
 """Values of the command line are converted as typer converts them, most of them without pydantic."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -33,8 +34,12 @@ def command() -> Any:  # noqa: ANN401  typer's types are private
         plane: Literal["all", "control"] = "all",
         seconds: float = 1.5,
         flag: bool = False,
+        file: Annotated[typer.FileText | None, typer.Option()] = None,
+        folder: Path | None = None,
+        paths: Annotated[list[Path] | None, typer.Option(exists=True)] = None,
     ) -> object:
-        return text, number, clamped, many, numbers, colour, any_case, plane, seconds, flag
+        read = file and (file.name, file.read())
+        return text, number, clamped, many, numbers, colour, any_case, plane, seconds, flag, read, folder, paths
 
     return typer.main.get_command(app)
 
@@ -63,6 +68,10 @@ def outcome(command: Any, arguments: list[str]) -> object:  # noqa: ANN401  as a
         "--numbers 1 --numbers 2",
         "--seconds 2",
         "--text 5 --flag",
+        *(f"--file {file}" for file in ("/dev/null", "/nowhere", "/")),
+        *(f"--folder {folder}" for folder in ("/nowhere", "a//b/")),
+        "--paths / --paths /tmp/",
+        "--paths / --paths /nowhere/x",
     ],
 )
 def test_a_value_is_what_typer_makes_of_it(arguments: str) -> None:

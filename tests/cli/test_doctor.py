@@ -15,7 +15,7 @@ from redis import Redis
 from faults.proxy import FaultProxy
 from fixtures.dev_server import DevServer, free_address
 from fixtures.served import Server
-from ratelimit_service.cli.doctor.command import run_checks
+from ratelimit_service.cli.doctor.before_start import run_checks
 from ratelimit_service.decision.api_key import Peppers
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 from ratelimit_service.postgres import migrate

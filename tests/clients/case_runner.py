@@ -259,7 +259,7 @@ def _fields_of(attempt: Any) -> dict[str, Any]:  # noqa: ANN401  a request of an
     hold = attempt.hold.ToTimedelta() / _MS if attempt.HasField("hold") else None
     if not isinstance(attempt, CheckLimitRequest):
         return {"reservation_id": attempt.reservation_id, "hold_ms": hold}
-    fields = {name: getattr(attempt, name) for name in ("api_key", "key_id", "resource", "request_id")}
+    fields = {name: getattr(attempt, name) for name in ("api_key", "key_id", "resource", "request_id", "attempt")}
     fields["cost"] = attempt.cost if attempt.HasField("cost") else 1
     return fields | {"charge": CheckLimitRequest.Charge.Name(attempt.charge), "hold_ms": hold}
 

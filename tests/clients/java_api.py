@@ -63,6 +63,6 @@ def _default(value: str) -> str:
         return logger[1]
     if method := re.fullmatch(r"(\w+)::(\w+)", value):
         return f"System.{method[2]}" if method[1] == "System" else method[2]
-    if constant := re.fullmatch(r"HeaderStyle\.(\w+)", value):
+    if constant := re.fullmatch(r"(?:HeaderStyle|Mode|NearLimit)\.(\w+)", value):
         return constant[1].lower()
     return value

@@ -121,16 +121,12 @@ def test_the_middleware_options_are_those_of_the_code(language: str) -> None:
 
 @pytest.mark.parametrize("heading", ["Options", "Middleware options"])
 def test_an_option_has_one_name(heading: str) -> None:
-    """The names of an option differ only by convention: `With` in Go, `Ms` for durations in TypeScript.
-
-    TypeScript and Java have no grants, and so none of their options.
-    """
+    """The names of an option differ only by convention: `With` in Go, `Ms` for durations in TypeScript."""
     for row in _table(heading):
         python, go, typescript, java = (_plain("".join(_quoted(row[language]))) for language in _LANGUAGES)
         if python:
-            absent = python in {"mode", "nearlimit"}
             others = (go, typescript.removesuffix("ms"), java)
-            assert others == (f"with{python}", *(("", "") if absent else (python, python)))
+            assert others == (f"with{python}", python, python)
 
 
 def test_the_contract_has_the_same_options() -> None:

@@ -5,7 +5,8 @@ from collections.abc import Collection, Sequence
 
 from ratelimit_service.buckets.reference import ReferenceBuckets
 from ratelimit_service.decision.api_key import ApiKey, Peppers
-from ratelimit_service.decision.charge import Charge, ChargeResult
+from ratelimit_service.decision.charge import Charge, ChargeResult, Exhausted
+from ratelimit_service.decision.denial_memory import DenialMemory
 from ratelimit_service.decision.limit import Limit, TokenBucket
 from ratelimit_service.decision.ports import Change, ChangeKind, Changes, Fetched, Gap, StoreUnavailable
 from ratelimit_service.decision.record import (
@@ -94,12 +95,16 @@ class MemoryFeed:
 
 
 class MemoryBuckets:
-    """The reference buckets behind the store's interface; can be switched off."""
+    """The reference buckets behind the store's interface; can be switched off.
+
+    They say of denials that only time ends them, if `exhausted`.
+    """
 
     def __init__(self, clock: ManualClock) -> None:
         self._buckets = ReferenceBuckets()
         self._clock = clock
         self.down = False
+        self.exhausted = False
         self.round_trips = 0
 
     async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:  # noqa: ARG002
@@ -107,7 +112,18 @@ class MemoryBuckets:
         await asyncio.sleep(0)
         if self.down:
             raise StoreUnavailable("Redis is down")
-        return self._buckets.charge(charges, self._clock.now_us())
+        self._clock.time_us += self.exhausted  # so that no two calls come at once
+        results = self._buckets.charge(charges, self._clock.now_us())
+        is_exhausted = [self.exhausted and not (result.charged or result.held_us) for result in results]
+        return [Exhausted(*one) if ended else one for one, ended in zip(results, is_exhausted, strict=True)]
+
+
+def listening(clock: ManualClock) -> DenialMemory:
+    """A memory of denials that goes by CLOCK, and hears what is returned."""
+    denials = DenialMemory(lambda: clock.time_us / 1e6)
+    denials.listen()
+    clock.time_us += 1_000
+    return denials
 
 
 def burst(capacity: int = 20, refill: int = 10, *, name: str = "burst", resource: str = "*") -> Limit:

@@ -1,6 +1,7 @@
 """The wheel has all that the service needs at run time."""
 
 import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -31,3 +32,15 @@ def test_it_has_every_file_of_the_package(built: Path) -> None:
         "ratelimit_service",
         f"ratelimit_service-{version()}.dist-info",
     }
+
+
+def test_the_module_in_c_is_a_source_archive(tmp_path: Path) -> None:
+    """With all that a compiler needs."""
+    dist.crossing(tmp_path)
+    (archive,) = tmp_path.iterdir()
+    assert archive.name == f"ratelimit_service_crossing-{version()}.tar.gz"
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    folder = "ratelimit_service_crossing"
+    files = {"_crossing.c", "_crossing.pyi", "__init__.py", "py.typed"}
+    assert names >= {"pyproject.toml", "README.md"} | {f"{folder}/{name}" for name in files}

@@ -1,8 +1,10 @@
 """Three servers on one Postgres and one Valkey: two behind the transport grpcio, one behind envoy."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -12,6 +14,8 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimi
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from ratelimit_service.devstores.valkey import EmbeddedValkey
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "clients" / "python" / "src"))  # the client is a distribution of its own
 TRANSPORTS = ("grpcio", "grpcio", "envoy")
 
 

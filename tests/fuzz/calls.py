@@ -57,6 +57,9 @@ _KEYS = [str(KEY), str(REVOKED), str(UNKNOWN), f"Bearer {KEY}", f"bearer  {REVOK
 _ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource", "reservation_id"]
 _VALUES = ["x", "xy", "/orders/1", "", *_KEYS[:3]]
 
+_LARGE = 248
+"""A byte from which on a message is as large as it may be, or larger. Few are, which would take most of the time."""
+
 _GRANT_IDS = [f"{number:032x}" for number in range(8)]
 
 world = cache(World)
@@ -316,8 +319,9 @@ def _grant(choices: Choices) -> GrantRequest:
 
 
 def _stream_grant(choices: Choices) -> StreamGrantRequest:
-    count = choices.pick([1, 2, 3, 0, 64, 65, 5, 8])
-    return StreamGrantRequest(requests=[_grant(choices) for _ in range(min(count, 4))] * max(1, count // 4))
+    count = choices.pick([64, 65]) if choices.byte() >= _LARGE else choices.pick([1, 2, 3, 0, 5, 8])
+    requests = [_grant(choices) for _ in range(min(count, 4))]
+    return StreamGrantRequest(requests=(requests * 17)[:count])
 
 
 def _reports(choices: Choices) -> RateLimitQuotaUsageReports:
@@ -333,8 +337,9 @@ def _reports(choices: Choices) -> RateLimitQuotaUsageReports:
 
 
 def _batch(choices: Choices) -> BatchCheckLimitRequest:
-    count = choices.pick([1, 2, 3, 0, 256, 257, 5, 8])
-    return BatchCheckLimitRequest(checks=[_check(choices) for _ in range(min(count, 8))] * max(1, count // 8))
+    count = choices.pick([256, 257]) if choices.byte() >= _LARGE else choices.pick([1, 2, 3, 0, 5, 8])
+    checks = [_check(choices) for _ in range(min(count, 8))]
+    return BatchCheckLimitRequest(checks=(checks * 33)[:count])
 
 
 _SEEDS = [bytes([kind, *[n] * 12]) for kind in (0, 1, 2, 3) for n in (0, 1, 2, 3, 129, 201, 255)]

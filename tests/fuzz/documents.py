@@ -8,7 +8,7 @@ from contextlib import suppress
 from fuzz.harness import Target
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest
 from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
-from ratelimit_service.api.key_admin.manage_rules import rules_from_proto, rules_to_proto
+from ratelimit_service.api.key_admin.rules_messages import rules_from_proto, rules_to_proto
 from ratelimit_service.bounded_yaml import YamlError, plain, read_yaml
 from ratelimit_service.cli.errors import CommandError
 from ratelimit_service.cli.key_files import read_drafts

@@ -24,6 +24,7 @@ FINDINGS: dict[str, list[bytes]] = {
         b"9999-12-31T23:59:59-23:59",
         b"3650000d",
     ],
+    "report": [b"\x81\x81AF\x01\x01\x17\x17\x17\x17\x17\x17\x17\xff\x81\x01@\x17\x17"],
     "documents": [b'"\\ud800\\udc00"', b'{"a\\\\\\ud800\\udc00": 1}'],
 }
 """Inputs that were once a fault, by target."""

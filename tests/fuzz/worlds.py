@@ -98,6 +98,7 @@ class World:
         self.authorization = EnvoyAuthorizationService(engine, headers, "authorization", refused)
         grants = Grants(resolver, reserving, self.clock)
         self.forget_grants = reserving._buckets._grants.clear
+        self._reservations = reserving._buckets._reservations
         self.checks = RateLimitService(holding, settlements, grants, self.clock, cached_requests=_CACHED)
         self.allocator = Allocator(rules, reserving, MemoryShares(self.clock), self.usage, self.monotonic)
         self.quotas = EnvoyQuotaService(self.allocator)
@@ -152,8 +153,9 @@ class World:
         self.counted.append(code)
 
     def _flush(self) -> None:
-        """Take what was counted, as the sender of a worker does."""
+        """Take what was counted, as the sender of a worker does, and forget reservations, as Redis does."""
         self._runs += 1
         if self._runs % _TAKEN == 0:
+            self._reservations.clear()
             while rows := self.usage.take(_TAKEN):
                 self.usage.release(rows)

@@ -59,15 +59,15 @@ def _serving(server: Server, without: int) -> list[str]:
 
 @both_transports
 async def test_a_rolling_restart_fails_no_call(own_server: StartOwn, transport: str) -> None:
-    """SIGHUP replaces every process under some hundred calls a second, and not one of them fails."""
+    """SIGHUP replaces every process under a hundred calls a second, and not one of them fails."""
     server = await start(own_server, transport, workers=2, drain_timeout=5)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     before = {process.pid for process in psutil.Process(server.process.pid).children()}
-    async with load(server.address, api_key, clients=12, pause=0.02) as state:
-        await state.settle(200)
+    async with load(server.address, api_key, clients=6, pause=0.05) as state:
+        await state.settle(50)
         server.process.send_signal(signal.SIGHUP)
         await asyncio.to_thread(server.wait_for_output, "rolling restart done")
-        await state.settle(200)
+        await state.settle(50)
     after = {process.pid for process in psutil.Process(server.process.pid).children()}
     assert not before & after
     assert len(after) == len(before)

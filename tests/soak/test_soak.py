@@ -69,7 +69,7 @@ class Fleet:
         self._redis_url = redis_url
         self.client = redis.Redis.from_url(redis_url)
         self.denied = 0
-        """Decisions that callers saw denied by a limit."""
+        """Decisions that callers saw denied by a limit, in the store: of others a kill loses a second."""
         self.killed: list[str] = []
         """What was killed."""
         self.stop = asyncio.Event()
@@ -88,7 +88,8 @@ class Fleet:
                         ]
                         answer = await stub.BatchCheckLimit(pb2.BatchCheckLimitRequest(checks=checks), timeout=5)
                         self.denied += sum(
-                            not one.decision.allowed and one.decision.reason == pb2.CheckLimitResponse.OVER_LIMIT
+                            one.decision.reason == pb2.CheckLimitResponse.OVER_LIMIT
+                            and one.decision.source == pb2.CheckLimitResponse.STORE
                             for one in answer.results
                         )
             await asyncio.sleep(0.05)

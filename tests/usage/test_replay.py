@@ -171,7 +171,7 @@ def overrides(draw: st.DrawFn) -> list[Override]:
     return [Override(Limit("limit0", draw(algorithms()), draw(st.sampled_from(["*", "orders.*"]))), expires)]
 
 
-FULL = settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+FULL = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @FULL

@@ -315,7 +315,7 @@ func attemptFields(attempt scripted.Attempt, grantIDs []string) map[string]any {
 	}
 	return map[string]any{
 		"api_key": request.GetApiKey(), "key_id": request.GetKeyId(), "resource": request.Resource,
-		"cost": cost, "request_id": request.RequestId, "charge": request.Charge.String(), "hold_ms": holdFields(request.Hold),
+		"cost": cost, "request_id": request.RequestId, "attempt": request.Attempt, "charge": request.Charge.String(), "hold_ms": holdFields(request.Hold),
 	}
 }
 

@@ -215,7 +215,18 @@ func (c *Client) send(
 	if err != nil {
 		return nil, err
 	}
-	return call(parent, c, connection, ratelimitv1.RateLimitServiceClient.CheckLimit, message, maxAttempts)
+	return call(parent, c, connection, checkLimit, message, maxAttempts)
+}
+
+// checkLimit sends a check. Sent again, the service does not take it for the first attempt.
+func checkLimit(
+	stub ratelimitv1.RateLimitServiceClient, ctx context.Context, message *ratelimitv1.CheckLimitRequest, options ...grpc.CallOption,
+) (*ratelimitv1.CheckLimitResponse, error) {
+	response, err := stub.CheckLimit(ctx, message, options...)
+	if err != nil && message.Attempt > 0 {
+		message.Attempt++
+	}
+	return response, err
 }
 
 // grant asks for units, and returns some. Sent again it is the same grant.

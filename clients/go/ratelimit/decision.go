@@ -36,6 +36,7 @@ const (
 	SourceDegraded    = ratelimitv1.CheckLimitResponse_DEGRADED
 	SourceUnenforced  = ratelimitv1.CheckLimitResponse_UNENFORCED
 	SourceGrant       = ratelimitv1.CheckLimitResponse_GRANT
+	SourceMemory      = ratelimitv1.CheckLimitResponse_MEMORY
 )
 
 // Origin is who decided.

@@ -52,6 +52,7 @@ func (r *CheckRequest) message() *ratelimitv1.CheckLimitRequest {
 	}
 	if message.RequestId == "" {
 		message.RequestId = newRequestID()
+		message.Attempt = 1 // of an id of the caller's nobody knows
 	}
 	return message
 }

@@ -4,10 +4,13 @@ import { Calls } from "./calls.js";
 import { Connections } from "./connections.js";
 import { type Decision, decisionOf } from "./decision.js";
 import { DenialCache } from "./denial_cache.js";
-import { clientIsClosed, isFailure, type RateLimitError } from "./error.js";
+import { clientIsClosed, isFailure, RateLimitError } from "./error.js";
 import { FailureLog } from "./failure_log.js";
 import type { Failures } from "./failures.js";
 import { CheckLimitRequest_Charge } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
+import { Waiter } from "./grant_key.js";
+import { Granting } from "./granting.js";
+import { type Grants, NO_GRANTS } from "./grants.js";
 import { Hold } from "./hold.js";
 import { type ClientOptions, withDefaults } from "./options.js";
 import { type CheckRequest, durationOf, type ReserveRequest, validate, validateCost, validateHold } from "./request.js";
@@ -37,6 +40,10 @@ export class RateLimitClient {
   private readonly holds = new Set<Hold>();
   private readonly counter = { open: 0, closed: 0, unsettled: 0 };
   private readonly failureLog: FailureLog;
+  /** In mode `granted`. */
+  private readonly granting: Granting | undefined;
+  /** Until its units are returned, once it is being closed. */
+  private closing: Promise<void> | undefined;
 
   /**
    * It starts to connect but does not wait for that: see `ready`.
@@ -54,12 +61,18 @@ export class RateLimitClient {
     this.failureLog = new FailureLog(target, this.options.logger, clock);
     this.connections = new Connections(hostAndPortOf(target), connections, this.options.connectTimeoutMs, tls);
     this.calls = new Calls(this.connections, deadlineMs, token);
+    this.granting = this.options.mode === "granted" ? new Granting(this.calls, this.options) : undefined;
     this.connections.open();
   }
 
   /** How many calls failed open and closed, and how many reservations were not settled, since the client was created. */
   get failures(): Failures {
     return { ...this.counter };
+  }
+
+  /** What was decided by grants since the client was created. Nothing but zeros unless `mode` is `granted`. */
+  get grants(): Grants {
+    return this.granting?.grants ?? NO_GRANTS;
   }
 
   /**
@@ -69,23 +82,29 @@ export class RateLimitClient {
    * @throws RateLimitError for what the caller or the configuration has to fix; never for a failure of the service.
    */
   async check(request: CheckRequest, signal?: AbortSignal): Promise<Decision> {
+    // Only the service knows its first decision on a request id of the caller's own.
+    const isNamed = request.requestId !== undefined && request.requestId !== "";
+    const granting = isNamed ? undefined : this.granting;
+    if (granting !== undefined) {
+      signal?.throwIfAborted();
+      const unit = granting.spend(request);
+      if (unit !== undefined) {
+        return unit;
+      }
+    }
     const invalid = validate(request);
     if (invalid !== undefined) {
       throw invalid;
     }
-    // Only the service knows its first decision on a request id of the caller's own.
-    const cacheable = request.requestId === undefined || request.requestId === "";
     this.throwIfClosed();
+    if (granting !== undefined && isCharged(request)) {
+      return await this.decideByGrants(granting, request, signal);
+    }
     const began = performance.now();
-    const cached = cacheable ? this.denials.get(request) : undefined;
-    if (cached !== undefined) {
-      this.options.metrics?.decided(cached, performance.now() - began);
-      return cached;
-    }
-    const { decision } = await this.decide(request, {}, signal);
-    if (cacheable) {
-      this.denials.put(request, decision);
-    }
+    const decision = isNamed
+      ? (await this.send(request, {}, signal)).decision
+      : await this.checkUnlessDenied(request, signal);
+    this.options.metrics?.decided(decision, performance.now() - began);
     return decision;
   }
 
@@ -196,12 +215,57 @@ export class RateLimitClient {
   /**
    * Closes the connections. Calls in flight and later ones are rejected with FAILED_PRECONDITION: they never fail open. The
    * holds of open reservations run out.
+   *
+   * @returns resolves once it is closed: at once, but in mode `granted` when all units are returned, or after `deadlineMs`.
    */
-  close(): void {
+  close(): Promise<void> {
     for (const hold of this.holds) {
       hold.release();
     }
-    this.connections.close();
+    this.calls.close();
+    this.closing ??= this.granting?.close().finally(() => this.connections.close());
+    if (this.closing === undefined) {
+      this.connections.close();
+    }
+    return this.closing ?? Promise.resolve();
+  }
+
+  /** A decision on a call that no unit is at hand for. */
+  private async decideByGrants(
+    granting: Granting,
+    request: CheckRequest,
+    signal: AbortSignal | undefined,
+  ): Promise<Decision> {
+    const began = performance.now();
+    await this.calls.firstConnected(signal);
+    this.throwIfClosed();
+    const waitsSince = performance.now();
+    const decided = granting.decide(request);
+    if (decided !== undefined && !(decided instanceof Waiter)) {
+      return decided; // without waiting, which metrics get by `granted`
+    }
+    const result = decided && (await granting.wait(decided, signal));
+    const decision =
+      result instanceof RateLimitError
+        ? this.failed(result)
+        : (result ?? (await this.checkUnlessDenied(request, signal, performance.now() - waitsSince)));
+    this.options.metrics?.decided(decision, performance.now() - began);
+    return decision;
+  }
+
+  /** The decision by a cached denial, or of the service. */
+  private async checkUnlessDenied(
+    request: CheckRequest,
+    signal: AbortSignal | undefined,
+    waitedMs = 0,
+  ): Promise<Decision> {
+    const cached = this.denials.get(request);
+    if (cached !== undefined) {
+      return cached;
+    }
+    const { decision } = await this.send(request, {}, signal, waitedMs);
+    this.denials.put(request, decision);
+    return decision;
   }
 
   private async decide(request: CheckRequest, kind: Kind, signal: AbortSignal | undefined): Promise<Decided> {
@@ -212,9 +276,14 @@ export class RateLimitClient {
     return decided;
   }
 
-  private async send(request: CheckRequest, kind: Kind, signal: AbortSignal | undefined): Promise<Decided> {
+  private async send(
+    request: CheckRequest,
+    kind: Kind,
+    signal: AbortSignal | undefined,
+    waitedMs = 0,
+  ): Promise<Decided> {
     try {
-      const response = await this.calls.check(messageOf(request, kind), signal);
+      const response = await this.calls.check(messageOf(request, kind), signal, waitedMs);
       return { decision: decisionOf(response), reservationId: response.reservationId };
     } catch (error) {
       signal?.throwIfAborted();
@@ -264,6 +333,11 @@ export class RateLimitClient {
   }
 }
 
+/** Whether a call takes tokens. */
+function isCharged({ cost = 1 }: CheckRequest): boolean {
+  return cost > 0;
+}
+
 /** The request as it is sent, always with a request id. */
 function messageOf(request: CheckRequest, { charge, holdMs }: Kind) {
   return {
@@ -272,7 +346,8 @@ function messageOf(request: CheckRequest, { charge, holdMs }: Kind) {
         ? { case: "apiKey" as const, value: request.apiKey }
         : { case: "keyId" as const, value: request.keyId },
     resource: request.resource ?? "",
-    requestId: request.requestId || randomUUID(),
+    // Only of an id that is made up here is it known that this is the first attempt with it.
+    ...(request.requestId ? { requestId: request.requestId } : { requestId: randomUUID(), attempt: 1 }),
     ...(charge !== undefined && { charge }),
     ...(request.cost !== undefined && { cost: BigInt(request.cost) }),
     ...(holdMs !== undefined && { hold: durationOf(holdMs) }),

@@ -1,5 +1,6 @@
 import type http2 from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
+import type { GrpcTransportOptions } from "@connectrpc/connect-node";
 import { Session } from "./session.js";
 
 /** How long a session must have been up for another to be opened when it ends. Otherwise the next call opens it. */
@@ -7,6 +8,9 @@ const MIN_AGE_MS = 1000;
 
 /** How long calls fail immediately after a failed attempt to connect, before the next attempt. */
 const BACKOFF_MS = 100;
+
+/** What connect-node's transport has its streams opened by. */
+export type SessionManager = NonNullable<GrpcTransportOptions["sessionManager"]>;
 
 /**
  * Keeps one connection to a server, and reconnects when it ends. It replaces connect-node's Http2SessionManager, which
@@ -53,15 +57,18 @@ export class Connection {
   }
 
   /** Opens a stream, for connect-node's transport. */
-  async request(method: string, path: string, headers: http2.OutgoingHttpHeaders): Promise<http2.ClientHttp2Stream> {
-    for (;;) {
-      const opening = this.open();
-      const stream = (await opening).request({ ...headers, ":method": method, ":path": path });
-      if (stream !== undefined) {
-        return stream;
-      }
-      this.forget(opening);
-    }
+  request(method: string, path: string, headers: http2.OutgoingHttpHeaders): Promise<http2.ClientHttp2Stream> {
+    return this.opened((session) => session.request({ ...headers, ":method": method, ":path": path }));
+  }
+
+  /** The same connection for a transport whose streams do not keep the process running. */
+  get inBackground(): SessionManager {
+    return {
+      authority: this.authority,
+      request: (method, path, headers) =>
+        this.opened((session) => session.requestInBackground({ ...headers, ":method": method, ":path": path })),
+      notifyResponseByteRead: () => this.notifyResponseByteRead(),
+    };
   }
 
   /** Called by connect-node's transport. */
@@ -76,6 +83,19 @@ export class Connection {
       session.destroy();
     }
     void this.current?.then((session) => session.destroy(), ignore);
+  }
+
+  private async opened(
+    open: (session: Session) => http2.ClientHttp2Stream | undefined,
+  ): Promise<http2.ClientHttp2Stream> {
+    for (;;) {
+      const opening = this.open();
+      const stream = open(await opening);
+      if (stream !== undefined) {
+        return stream;
+      }
+      this.forget(opening);
+    }
   }
 
   private keep(session: Session): void {

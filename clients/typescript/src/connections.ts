@@ -9,7 +9,7 @@ import {
   type UnaryResponse,
 } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
-import { Connection } from "./connection.js";
+import { Connection, type SessionManager } from "./connection.js";
 import { RateLimitService } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
 import type { ClientOptions } from "./options.js";
 
@@ -20,10 +20,12 @@ const RETRY_MS = 50;
 const MIN_CONNECT_MS = 2000;
 
 /** A connection and what uses it. */
-interface Link {
+export interface Link {
   readonly connection: Connection;
   readonly transport: Transport;
   readonly stub: Client<typeof RateLimitService>;
+  /** For calls that do not keep the process running. */
+  readonly background: Client<typeof RateLimitService>;
   /** Whether it was up, could not be connected, or has taken too long: calls wait no more for it. */
   wasTried: boolean;
 }
@@ -45,8 +47,12 @@ export class Connections implements Transport {
     this.all = Array.from({ length: count }, () => {
       const connection = new Connection(new URL(baseUrl).origin, tls === true ? undefined : tls, connectMs);
       // No compression: responses are far too small to gain from it.
-      const transport = createGrpcTransport({ baseUrl, sessionManager: connection, acceptCompression: [] });
-      return { connection, transport, stub: createClient(RateLimitService, transport), wasTried: false };
+      const over = (sessionManager: SessionManager) =>
+        createGrpcTransport({ baseUrl, sessionManager, acceptCompression: [] });
+      const transport = over(connection);
+      const stub = createClient(RateLimitService, transport);
+      const background = createClient(RateLimitService, over(connection.inBackground));
+      return { connection, transport, stub, background, wasTried: false };
     });
   }
 
@@ -104,17 +110,9 @@ export class Connections implements Transport {
     }
   }
 
-  /** Whether it was closed. */
-  get closed(): boolean {
-    return this.isClosed;
-  }
-
   /** The next connection. */
   pick(): Link {
-    const link = this.all[this.next];
-    if (link === undefined) {
-      throw new Error("a client has at least one connection");
-    }
+    const link = this.upcoming;
     this.next = (this.next + 1) % this.all.length;
     return link;
   }
@@ -125,12 +123,29 @@ export class Connections implements Transport {
    */
   async pickFirst(signal: AbortSignal | undefined): Promise<Link> {
     const link = this.pick();
+    await this.waitFor(link, signal);
+    return link;
+  }
+
+  /** Resolves once `pickFirst` would. */
+  async waitForNext(signal: AbortSignal | undefined): Promise<void> {
+    await this.waitFor(this.upcoming, signal);
+  }
+
+  private get upcoming(): Link {
+    const link = this.all[this.next];
+    if (link === undefined) {
+      throw new Error("a client has at least one connection");
+    }
+    return link;
+  }
+
+  private async waitFor(link: Link, signal: AbortSignal | undefined): Promise<void> {
     const leftMs = this.connectBy - performance.now();
     if (!link.wasTried && leftMs > 0) {
       await abortable(within(link.connection.first(), leftMs), signal);
     }
     link.wasTried = true;
-    return link;
   }
 }
 

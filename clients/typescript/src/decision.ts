@@ -13,8 +13,11 @@ export type Reason = keyof typeof CheckLimitResponse_Reason | number;
 /** What a decision is based on. A number is a source that this version has no name for. */
 export type Source = keyof typeof CheckLimitResponse_Source | number;
 
-/** Who decided: the service, the client's cache of denials, or the client by `failOpen` because the service failed. */
-export type Origin = "SERVICE" | "CACHE" | "FALLBACK";
+/**
+ * Who decided: the service, the client's cache of denials, the client by `failOpen` because the service failed, or the client by
+ * a unit that the service had granted.
+ */
+export type Origin = "SERVICE" | "CACHE" | "FALLBACK" | "GRANT";
 
 /** Whether a call may proceed, and why. */
 export interface Decision {
@@ -93,11 +96,11 @@ export function limitResultsOf(limits: readonly LimitResultMessage[]): LimitResu
     name: limit.name,
     limit: Number(limit.limit),
     remaining: Number(limit.remaining),
-    resetAfterMs: milliseconds(limit.resetAfter),
+    resetAfterMs: millisecondsOf(limit.resetAfter),
     ...retryAfter(limit.retryAfter),
     wouldDeny: limit.wouldDeny,
     shadow: limit.shadow,
-    windowMs: milliseconds(limit.window),
+    windowMs: millisecondsOf(limit.window),
   }));
 }
 
@@ -115,10 +118,11 @@ export function decisionAfter(decision: Decision, elapsedMs: number): Decision {
 }
 
 function retryAfter(duration: Duration | undefined): { retryAfterMs?: number } {
-  return duration === undefined ? {} : { retryAfterMs: milliseconds(duration) };
+  return duration === undefined ? {} : { retryAfterMs: millisecondsOf(duration) };
 }
 
-function milliseconds(duration: Duration | undefined): number {
+/** A duration of a message, 0 if there is none. */
+export function millisecondsOf(duration: Duration | undefined): number {
   return duration === undefined ? 0 : Number(duration.seconds) * 1000 + duration.nanos / 1e6;
 }
 

@@ -1,5 +1,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { detailsOf } from "./error_details.js";
+import { ErrorReason } from "./gen/ratelimit/v1/errors_pb.js";
+import type { CheckError } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
 import { isLostConnection, isEnhanceYourCalm } from "./transport_error.js";
 
 /** The name of a gRPC status code. */
@@ -81,6 +83,13 @@ export function isFailure(error: RateLimitError): boolean {
 export function errorOf(thrown: unknown): RateLimitError {
   const error = ConnectError.from(thrown);
   return new RateLimitError(codeOf(error), error.rawMessage, { ...detailsOf(error), cause: error });
+}
+
+/** The error of one of several requests in a message. */
+export function errorOfCheck(error: CheckError | undefined): RateLimitError {
+  const { code = Code.Unknown, message = "", reason = 0, field = "" } = error ?? {};
+  const name = reason === 0 ? "" : ErrorReason[reason];
+  return new RateLimitError(STATUS_CODES[code as Code] ?? "UNKNOWN", message, { reason: name ?? "", field });
 }
 
 /** The error of a call after `close`. It never fails open: to close the client is a decision of its owner. */

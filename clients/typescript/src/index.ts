@@ -3,6 +3,7 @@ export type { Decision, LimitResult, Origin, Reason, Source } from "./decision.j
 export { RateLimitError } from "./error.js";
 export type { Logger } from "./failure_log.js";
 export type { Failures } from "./failures.js";
+export type { Grants } from "./grants.js";
 export { type HeaderStyle, limitHeaders } from "./headers.js";
 export type { ClientMetrics } from "./metrics.js";
 export { isPreflight, type MiddlewareOptions } from "./middleware.js";

@@ -2,6 +2,7 @@ import { type MeterProvider, metrics as api } from "@opentelemetry/api";
 import type { Decision } from "./decision.js";
 import type { RateLimitError } from "./error.js";
 import type { Failures } from "./failures.js";
+import type { Grants } from "./grants.js";
 import type { ClientMetrics } from "./metrics.js";
 
 /** Seconds. OpenTelemetry's own are for milliseconds: one bucket would have everything. */
@@ -13,10 +14,13 @@ export class OpenTelemetryMetrics implements ClientMetrics {
   readonly decided: ClientMetrics["decided"];
   /** Counts a failure. */
   readonly failed: ClientMetrics["failed"];
+  /** Counts what a client has decided by grants, and what became of their units. */
+  readonly granted: NonNullable<ClientMetrics["granted"]>;
 
   /**
-   * Creates the instruments `ratelimit.client.decisions`, `ratelimit.client.duration` (in seconds) and
-   * `ratelimit.client.failures`.
+   * Creates the instruments `ratelimit.client.decisions`, `ratelimit.client.duration` (in seconds),
+   * `ratelimit.client.failures`, and of mode `granted` `ratelimit.client.grant_units`, `ratelimit.client.grant_units_held` and
+   * `ratelimit.client.grant_requests`.
    *
    * @param meterProvider the default is the global one, which has to be set before.
    */
@@ -35,6 +39,18 @@ export class OpenTelemetryMetrics implements ClientMetrics {
       unit: "{failure}",
       description: "Calls that failed because the service did.",
     });
+    const units = meter.createCounter("ratelimit.client.grant_units", {
+      unit: "{unit}",
+      description: "Units of calls that the service has granted.",
+    });
+    const held = meter.createUpDownCounter("ratelimit.client.grant_units_held", {
+      unit: "{unit}",
+      description: "Units of calls that are held now.",
+    });
+    const requests = meter.createCounter("ratelimit.client.grant_requests", {
+      unit: "{request}",
+      description: "Requests for units of calls.",
+    });
     this.decided = (decision: Decision, durationMs: number) => {
       const attributes = {
         "ratelimit.outcome": decision.allowed ? "allowed" : "denied",
@@ -46,6 +62,19 @@ export class OpenTelemetryMetrics implements ClientMetrics {
     };
     this.failed = (error: RateLimitError, outcome: keyof Failures) => {
       failures.add(1, { "ratelimit.outcome": outcome, "ratelimit.status": error.code });
+    };
+    this.granted = (change: Grants) => {
+      for (const [outcome, origin] of [["allowed", "GRANT"] as const, ["denied", "CACHE"] as const]) {
+        if (change[outcome] !== 0) {
+          const attributes = { "ratelimit.origin": origin, "ratelimit.degraded": false };
+          decisions.add(change[outcome], { "ratelimit.outcome": outcome, ...attributes });
+        }
+      }
+      for (const state of ["granted", "returned", "expired"] as const) {
+        units.add(change[state], { "ratelimit.units": state });
+      }
+      held.add(change.held);
+      requests.add(change.requests);
     };
   }
 }

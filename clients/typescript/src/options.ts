@@ -43,8 +43,18 @@ export interface ClientOptions {
   /** Encrypts the connections: `true` trusts the CAs of Node.js. The default is plaintext. */
   tls?: true | SecureClientSessionOptions;
   /**
-   * The clock by which cached denials expire, and a minute passes between warnings, in milliseconds that never decrease.
-   * The default is `performance.now`. Deadlines run in real time.
+   * `checked`, the default: the service decides each call. `granted`: the client decides most calls itself, by units of calls
+   * that the service has granted to it ahead, and charged. That needs a token of role gateway.
+   */
+  mode?: "checked" | "granted";
+  /**
+   * In mode `granted`, what to do when a limit has less left than is wanted. `exact`, the default, asks the service for each
+   * call, as soon as it may be allowed. `paced` asks for a tenth of that, and denies some calls for a moment too long.
+   */
+  nearLimit?: "exact" | "paced";
+  /**
+   * The clock by which cached denials and grants expire, and a minute passes between warnings, in milliseconds that never
+   * decrease. The default is `performance.now`. Deadlines run in real time.
    */
   clock?: () => number;
 }
@@ -57,15 +67,26 @@ const DEFAULTS = {
   connections: 4,
   denialCacheSize: 10_000,
   denialCacheMaxAgeMs: 60_000,
+  mode: "checked",
+  nearLimit: "exact",
   clock: () => performance.now(),
 } satisfies ClientOptions;
 
+/** What an option of a few values may be. */
+const VALUES = { mode: ["checked", "granted"], nearLimit: ["exact", "paced"] } as const;
+
+/** The options of a client with their defaults. */
+export type CompleteOptions = ClientOptions & Required<Pick<ClientOptions, keyof typeof DEFAULTS>>;
+
+/** Whether the clock is that of real time. */
+export function isRealTime({ clock }: CompleteOptions): boolean {
+  return clock === DEFAULTS.clock;
+}
+
 /** The options with their defaults. Throws RangeError for one that is out of bounds. */
-export function withDefaults(
-  options: ClientOptions,
-): ClientOptions & Required<Pick<ClientOptions, keyof typeof DEFAULTS>> {
+export function withDefaults(options: ClientOptions): CompleteOptions {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  const complete: ReturnType<typeof withDefaults> = { ...DEFAULTS, ...(Object.fromEntries(given) as ClientOptions) };
+  const complete: CompleteOptions = { ...DEFAULTS, ...(Object.fromEntries(given) as ClientOptions) };
   for (const name of ["deadlineMs", "denialCacheMaxAgeMs"] as const) {
     if (!(complete[name] > 0)) {
       throw new RangeError(`${name} is ${complete[name]}; it must be more than 0`);
@@ -77,6 +98,12 @@ export function withDefaults(
   for (const [name, minimum] of [["connections", 1] as const, ["denialCacheSize", 0] as const]) {
     if (!Number.isInteger(complete[name]) || complete[name] < minimum) {
       throw new RangeError(`${name} is ${complete[name]}; it must be a whole number of at least ${minimum}`);
+    }
+  }
+  for (const name of ["mode", "nearLimit"] as const) {
+    const values: readonly unknown[] = VALUES[name];
+    if (!values.includes(complete[name])) {
+      throw new RangeError(`${name} is ${JSON.stringify(complete[name])}; it must be one of ${values.join(", ")}`);
     }
   }
   const problem = problemOfToken(complete.token ?? "");

@@ -53,7 +53,7 @@ const LONE_SURROGATE = /\p{Surrogate}/u;
 const MAX_MESSAGE_BYTES = 64 * 1024;
 
 /** The largest cost that the service accepts. */
-const MAX_COST = 9_007_199_254;
+export const MAX_COST = 9_007_199_254;
 
 /** The largest cost that can be encoded. */
 const MAX_UINT64 = 0xffff_ffff_ffff_ffffn;

@@ -54,12 +54,12 @@ export class Session {
     });
   }
 
-  /** Opens a stream. Undefined when the session accepts no more. */
+  /** Opens a stream, which keeps the process running. Undefined when the session accepts no more. */
   request(headers: http2.OutgoingHttpHeaders): http2.ClientHttp2Stream | undefined {
-    if (!this.usable || this.http.closed || this.http.destroyed) {
+    const stream = this.requestInBackground(headers);
+    if (stream === undefined) {
       return undefined;
     }
-    const stream = this.http.request(headers);
     if (++this.streams === 1) {
       this.http.ref();
     }
@@ -68,6 +68,15 @@ export class Session {
         this.http.unref();
       }
     });
+    return stream;
+  }
+
+  /** The same without keeping the process running. */
+  requestInBackground(headers: http2.OutgoingHttpHeaders): http2.ClientHttp2Stream | undefined {
+    if (!this.usable || this.http.closed || this.http.destroyed) {
+      return undefined;
+    }
+    const stream = this.http.request(headers);
     this.pingIfIdle();
     return stream;
   }

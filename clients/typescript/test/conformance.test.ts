@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { NO_GRANTS } from "../src/grants.js";
 import { type ClientOptions, type Failures, RateLimitClient, RateLimitError } from "../src/index.js";
 import { Caller } from "./caller.js";
 import { caseFiles, type ContractCase, readCases, readTargets, readTokens, responseOf } from "./contract_case.js";
@@ -16,6 +18,8 @@ const OPTIONS: Record<string, keyof ClientOptions> = {
   denial_cache_max_age_ms: "denialCacheMaxAgeMs",
   connect_timeout_ms: "connectTimeoutMs",
   on_failure: "onFailure",
+  mode: "mode",
+  near_limit: "nearLimit",
 };
 
 function clientOptions(given: Record<string, unknown>): ClientOptions {
@@ -31,11 +35,12 @@ function clientOptions(given: Record<string, unknown>): ClientOptions {
 }
 
 async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
-  const server = await ScriptedServer.start();
+  const server = await ScriptedServer.start(0, one.stream);
   const clock = { now: 1_000_000 };
   let callbacks = 0;
   let decided = 0;
   const measured: Failures & Record<string, number> = { open: 0, closed: 0, unsettled: 0 };
+  const granted: Record<string, number> = {};
   const logged: string[] = [];
   const isLogged = one.options?.["on_failure"] === "default";
   const proxy =
@@ -54,6 +59,11 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
         assert.ok(error instanceof RateLimitError, "the metrics get the error");
         Object.assign(measured, { [outcome]: measured[outcome] + 1 });
       },
+      granted: (change) => {
+        for (const [name, by] of Object.entries(change) as [string, number][]) {
+          granted[name] = (granted[name] ?? 0) + by;
+        }
+      },
     },
     ...(!isLogged && {
       onFailure: (error) => {
@@ -67,20 +77,28 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
   }
   const caller = new Caller(client, server);
   const site = await makeSite(client);
-  const used = new Set<string>();
+  const seen = { requests: new Set<string>(), grants: [] };
   try {
     for (const [number, step] of one.steps.entries()) {
       if (step.advance_ms !== undefined) {
         clock.now += step.advance_ms;
         continue;
       }
-      if (step.close) {
-        client.close();
-        continue;
-      }
       const responses = (step.server ?? []).map(responseOf);
+      const required = (step.server ?? []).filter((item) => !item.optional).length;
       server.script(...responses);
       const expect = new Expectation(number, target, step.expect ?? {});
+      if (step.close ?? step.wait ?? step.withdraw) {
+        if (step.close) {
+          await client.close();
+        }
+        server.withdraw(step.withdraw ?? []);
+        await (required > 0 ? server.waitForAttempts(required) : sleep(50));
+        expect.attempts(server.attempts, [required, required], undefined, seen);
+        await expect.grants(() => client.grants);
+        expect.allVerified();
+        continue;
+      }
       decided = 0;
       if (step.request !== undefined) {
         const { method, path, headers } = step.request;
@@ -88,19 +106,22 @@ async function runCase(one: ContractCase, makeSite: MakeSite): Promise<void> {
       } else {
         await caller.run(step, expect);
       }
-      const required = (step.server ?? []).filter((item) => !item.optional).length;
       await server.waitForAttempts(required);
-      expect.attempts(server.attempts, [required, responses.length], (step.call ?? step.scope)?.request_id, used);
+      expect.attempts(server.attempts, [required, responses.length], (step.call ?? step.scope)?.request_id, seen);
+      await expect.grants(() => client.grants);
       expect.failures(client.failures, measured, isLogged ? undefined : callbacks);
       expect.logged(logged.splice(0));
       if (step.request === undefined && step.scope === undefined) {
-        assert.equal(decided, expect.decisions, `step ${number}: decisions that the metrics got`);
+        const isAtOnce = one.options?.["mode"] === "granted" && required === 0;
+        assert.equal(decided, isAtOnce ? 0 : expect.decisions, `step ${number}: decisions that the metrics got`);
       }
       expect.allVerified();
     }
+    await client.close();
+    assert.deepEqual({ ...NO_GRANTS, ...granted }, client.grants, "the changes of grants that the metrics got");
   } finally {
     await site.close();
-    client.close();
+    void client.close();
     proxy?.close();
     await server.stop();
   }
@@ -110,7 +131,7 @@ describe("the contract, targets.json", () => {
   for (const { name, target, problem } of readTargets().filter((one) => !one.library_resolves)) {
     it(name, () => {
       if (problem === null) {
-        new RateLimitClient(target).close();
+        void new RateLimitClient(target).close();
         return;
       }
       const forms = 'it must be host:port, such as "localhost:50051", or dns:///host:port';
@@ -124,7 +145,7 @@ describe("the contract, tokens.json", () => {
   for (const { name, token, problem } of readTokens()) {
     it(name, () => {
       if (problem === null) {
-        new RateLimitClient("localhost:50051", { token }).close();
+        void new RateLimitClient("localhost:50051", { token }).close();
         return;
       }
       const message = `token has ${problem} in it; it must be printable ASCII without blanks`;

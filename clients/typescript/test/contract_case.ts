@@ -2,7 +2,12 @@ import { readdirSync, readFileSync } from "node:fs";
 import { fromJson, type JsonValue } from "@bufbuild/protobuf";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { CheckLimitResponseSchema, ExtendHoldResponseSchema, SettleLimitResponseSchema } from "../src/gen/index.js";
+import {
+  CheckLimitResponseSchema,
+  ExtendHoldResponseSchema,
+  GrantResponseSchema,
+  SettleLimitResponseSchema,
+} from "../src/gen/index.js";
 import type { OnError } from "../src/index.js";
 import type { Method, Response } from "./scripted_server.js";
 
@@ -13,6 +18,7 @@ export interface ContractCase {
   options?: Record<string, unknown>;
   steps: Step[];
   accepts_after_ms?: number | null;
+  stream?: true;
 }
 
 /** A case of targets.json. */
@@ -38,6 +44,8 @@ export interface Step {
   extend?: { hold_ms: number };
   scope?: Scope;
   ready?: { timeout_ms: number };
+  wait?: object;
+  withdraw?: string[];
   request?: { method: string; path: string; headers: Record<string, string> };
   server?: ScriptedItem[];
   expect?: Expected;
@@ -91,13 +99,14 @@ const RESPONSES = {
   CheckLimit: CheckLimitResponseSchema,
   SettleLimit: SettleLimitResponseSchema,
   ExtendHold: ExtendHoldResponseSchema,
+  Grant: GrantResponseSchema,
 };
 
 const FOLDER = new URL("../../../conformance/", import.meta.url);
 
 /** The names of the files of cases. */
 export function caseFiles(): string[] {
-  const others = ["grants.json", "service_config.json", "targets.json", "tokens.json"]; // this client has no grants
+  const others = ["service_config.json", "targets.json", "tokens.json"];
   const files = readdirSync(FOLDER).filter((name) => name.endsWith(".json") && !others.includes(name));
   if (files.length < 10) {
     throw new Error(`found ${files.length} files of cases in ${FOLDER.pathname}; there are at least 10`);

@@ -1,9 +1,10 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { RateLimitClient } from "../src/index.js";
 
 /** `ratelimit-service dev`, the real service with its stores. Its executable is $RATELIMIT_SERVICE, or that of this checkout. */
@@ -16,19 +17,11 @@ export class DevService {
   ) {}
 
   static async start(): Promise<DevService> {
-    const executable =
-      process.env["RATELIMIT_SERVICE"] ??
-      fileURLToPath(new URL("../../../../.venv/bin/ratelimit-service", import.meta.url));
-    if (!existsSync(executable)) {
-      throw new Error(
-        `this test needs the service, and ${executable} is missing: run make setup, or set RATELIMIT_SERVICE`,
-      );
-    }
     const folder = mkdtempSync(join(tmpdir(), "ratelimit-e2e-"));
     // Started by root, Postgres runs as another user, which must be able to reach its data.
     chmodSync(folder, 0o755);
     const target = await freeAddress();
-    const dev = spawn(executable, ["dev", "--listen", target, "--operations-listen", "", "--data-dir", folder], {
+    const dev = spawn(executable(), ["dev", "--listen", target, "--operations-listen", "", "--data-dir", folder], {
       stdio: ["ignore", "pipe", "pipe"],
       // A busy machine is no store that is away: calls are to be decided by it.
       env: { ...process.env, RATELIMIT_STORE_TIMEOUT: "2", RATELIMIT_STORE_SLOW: "2" },
@@ -55,6 +48,14 @@ export class DevService {
     throw new Error(`the service does not respond; its output:\n${output}`);
   }
 
+  /** Makes a token of role gateway. */
+  async gatewayToken(name: string): Promise<string> {
+    const command = ["admin-tokens", "create", name, "--role", "gateway", "--json"];
+    const env = { ...process.env, RATELIMIT_DATA_DIR: this.folder };
+    const { stdout } = await promisify(execFile)(executable(), command, { env });
+    return (JSON.parse(stdout) as { token: string }).token;
+  }
+
   async stop(): Promise<void> {
     const ended = new Promise((resolve) => this.process.once("exit", resolve));
     if (this.process.exitCode === null) {
@@ -63,6 +64,16 @@ export class DevService {
     }
     rmSync(this.folder, { recursive: true, force: true });
   }
+}
+
+function executable(): string {
+  const found =
+    process.env["RATELIMIT_SERVICE"] ??
+    fileURLToPath(new URL("../../../../.venv/bin/ratelimit-service", import.meta.url));
+  if (!existsSync(found)) {
+    throw new Error(`this test needs the service, and ${found} is missing: run make setup, or set RATELIMIT_SERVICE`);
+  }
+  return found;
 }
 
 async function freeAddress(): Promise<string> {

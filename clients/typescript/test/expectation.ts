@@ -1,10 +1,19 @@
 import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
+import { isDeepStrictEqual } from "node:util";
 import { isMessage } from "@bufbuild/protobuf";
 import type { Duration } from "@bufbuild/protobuf/wkt";
-import { CheckLimitRequest_Charge, CheckLimitRequestSchema, SettleLimitRequestSchema } from "../src/gen/index.js";
+import {
+  CheckLimitRequest_Charge,
+  CheckLimitRequestSchema,
+  type GrantRequest,
+  GrantRequestSchema,
+  SettleLimitRequestSchema,
+} from "../src/gen/index.js";
 import {
   type Decision,
   type Failures,
+  type Grants,
   type HeaderStyle,
   limitHeaders,
   type LimitResult,
@@ -16,6 +25,14 @@ import {
 import type { Expected } from "./contract_case.js";
 import type { Attempt } from "./scripted_server.js";
 import type { Response } from "./site.js";
+
+/** The ids that were seen in a case, so far. */
+export interface SeenIds {
+  /** Of checks. */
+  readonly requests: Set<string>;
+  /** Of requests for units, in their order. */
+  readonly grants: string[];
+}
 
 /** Verifies what a step expects, and knows which fields were not verified. */
 export class Expectation {
@@ -121,7 +138,8 @@ export class Expectation {
   }
 
   /** The requests that the server received, and their ids, by which it recognises a retry. */
-  attempts(attempts: Attempt[], [min, max]: [number, number], ownId: string | undefined, used: Set<string>): void {
+  attempts(attempts: Attempt[], [min, max]: [number, number], ownId: string | undefined, seen: SeenIds): void {
+    const { requests: used } = seen;
     assert.ok(
       attempts.length >= min && attempts.length <= max,
       this.of(`the server received ${attempts.length} attempts`),
@@ -142,9 +160,9 @@ export class Expectation {
     const wanted = this.take("attempts") as Record<string, unknown>[] | undefined;
     assert.equal(attempts.length, wanted?.length ?? attempts.length, this.of("the number of attempts"));
     for (const [i, attempt] of attempts.entries()) {
-      const got = receivedOf(attempt);
+      const got = receivedOf(attempt, seen);
       for (const [name, value] of Object.entries(wanted?.[i] ?? {})) {
-        assert.equal(got[name], value, this.of(`attempts[${i}].${name}`));
+        assert.deepEqual(got[name], value, this.of(`attempts[${i}].${name}`));
       }
     }
   }
@@ -167,6 +185,21 @@ export class Expectation {
     assert.deepEqual(measured, counted, this.of("the failures that the metrics got"));
     const total = counted.open + counted.closed + counted.unsettled;
     assert.equal(callbacks ?? total, total, this.of("how often the callback was called"));
+  }
+
+  /** The numbers become what the step expects, within some time. */
+  async grants(read: () => Grants): Promise<void> {
+    const wanted = (this.take("grants") ?? {}) as Partial<Grants>;
+    const ends = performance.now() + 5000;
+    for (;;) {
+      const grants = read();
+      const got = Object.fromEntries(Object.keys(wanted).map((name) => [name, grants[name as keyof Grants]]));
+      if (isDeepStrictEqual(got, wanted)) {
+        return;
+      }
+      assert.ok(performance.now() < ends, this.of(`grants are ${JSON.stringify(got)}`));
+      await sleep(5);
+    }
   }
 
   took(milliseconds: number): void {
@@ -220,7 +253,10 @@ function fieldsOf(limits: readonly LimitResult[]): object[] {
 }
 
 /** The fields of a request that the server received by their names in the cases. */
-function receivedOf({ request }: Attempt): Record<string, unknown> {
+function receivedOf({ request }: Attempt, { grants }: SeenIds): Record<string, unknown> {
+  if (isMessage(request, GrantRequestSchema)) {
+    return grantFieldsOf(request, grants);
+  }
   if (isMessage(request, CheckLimitRequestSchema)) {
     return {
       api_key: request.credential.case === "apiKey" ? request.credential.value : "",
@@ -228,6 +264,7 @@ function receivedOf({ request }: Attempt): Record<string, unknown> {
       resource: request.resource,
       cost: Number(request.cost ?? 1),
       request_id: request.requestId,
+      attempt: request.attempt,
       charge: CheckLimitRequest_Charge[request.charge],
       hold_ms: millisecondsOf(request.hold),
     };
@@ -237,6 +274,34 @@ function receivedOf({ request }: Attempt): Record<string, unknown> {
     return { reservation_id: reservationId, actual_cost: actualCost === undefined ? null : Number(actualCost) };
   }
   return { reservation_id: request.reservationId, hold_ms: millisecondsOf(request.hold) };
+}
+
+/** The same of a request for units; grants that it returns have the number of their request. */
+function grantFieldsOf(request: GrantRequest, ids: string[]): Record<string, unknown> {
+  const { grantId, wants } = request;
+  if (wants > 0 && !ids.includes(grantId)) {
+    assert.match(grantId, /^[0-9a-f]{32}$/);
+    ids.push(grantId);
+  }
+  return {
+    grant_id: grantId,
+    api_key: request.credential.case === "apiKey" ? request.credential.value : "",
+    key_id: request.credential.case === "keyId" ? request.credential.value : "",
+    resource: request.resource,
+    cost: Number(request.cost ?? 1),
+    wants,
+    returns: request.returns.map((one) => ({
+      of: ids.indexOf(one.grantId) + 1 || "none",
+      unused: Number(one.unused),
+      spent: one.spent.map(({ resource, allowed, denied, cost, limit }) => ({
+        resource,
+        allowed: Number(allowed),
+        denied: Number(denied),
+        cost: Number(cost),
+        limit,
+      })),
+    })),
+  };
 }
 
 function millisecondsOf(duration: Duration | undefined): number | null {

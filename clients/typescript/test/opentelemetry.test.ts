@@ -15,6 +15,33 @@ import { OpenTelemetryMetrics } from "../src/opentelemetry.js";
 import { ALLOW, ScriptedServer } from "./scripted_server.js";
 
 describe("OpenTelemetryMetrics", () => {
+  it("counts what is decided by grants, and what becomes of their units", async () => {
+    const exporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE);
+    const provider = new MeterProvider({ readers: [new PeriodicExportingMetricReader({ exporter })] });
+    const change = { allowed: 5, denied: 2, waited: 1, requests: 3, granted: 9, returned: 1, expired: 1, held: 1 };
+    new OpenTelemetryMetrics(provider).granted(change);
+    await provider.forceFlush();
+    const found = exporter.getMetrics()[0]?.scopeMetrics[0]?.metrics ?? [];
+    await provider.shutdown();
+    const values = found.map(({ descriptor: { name }, dataPoints }) => [
+      name.replace("ratelimit.client.", ""),
+      dataPoints.map(({ attributes, value }) => [...Object.values(attributes), value]),
+    ]);
+    assert.deepEqual(Object.fromEntries(values), {
+      decisions: [
+        ["allowed", "GRANT", false, 5],
+        ["denied", "CACHE", false, 2],
+      ],
+      grant_units: [
+        ["granted", 9],
+        ["returned", 1],
+        ["expired", 1],
+      ],
+      grant_units_held: [[1]],
+      grant_requests: [[3]],
+    });
+  });
+
   it("counts and measures decisions by outcome and origin, and counts failures by outcome and status", async () => {
     const server = await ScriptedServer.start();
     const exporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE);

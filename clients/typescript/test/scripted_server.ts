@@ -11,24 +11,33 @@ import {
   type ExtendHoldRequest,
   type ExtendHoldResponse,
   ExtendHoldResponseSchema,
+  type GrantRequest,
+  GrantRequestSchema,
+  type GrantResponse,
+  GrantResultSchema,
   RateLimitService,
   type SettleLimitRequest,
   type SettleLimitResponse,
   SettleLimitResponseSchema,
+  type StreamGrantRequest,
+  type StreamGrantResponse,
+  StreamGrantResponseSchema,
 } from "../src/gen/index.js";
 
 /** The methods that the server has. */
-export type Method = "CheckLimit" | "SettleLimit" | "ExtendHold";
+export type Method = "CheckLimit" | "SettleLimit" | "ExtendHold" | "Grant";
 
 /** What the server does with one attempt, which is of CheckLimit unless it has another method. */
 export type Response = { method?: Method } & (
-  { respond: CheckLimitResponse | SettleLimitResponse | ExtendHoldResponse } | { fail: ConnectError } | { hang: true }
+  | { respond: CheckLimitResponse | SettleLimitResponse | ExtendHoldResponse | GrantResponse }
+  | { fail: ConnectError }
+  | { hang: true }
 );
 
 /** One call that the server received. */
 export interface Attempt {
   method: Method;
-  request: CheckLimitRequest | SettleLimitRequest | ExtendHoldRequest;
+  request: CheckLimitRequest | SettleLimitRequest | ExtendHoldRequest | GrantRequest;
   authorization: string | null;
   timeLeftMs: number | undefined;
   /** The client's port, which identifies the connection. */
@@ -64,6 +73,8 @@ const PEER = createContextKey(0);
 export class ScriptedServer {
   private readonly sessions = new Set<http2.ServerHttp2Session>();
   private responses: Response[] = [];
+  /** Withdraw grants, one for each stream of them. */
+  private readonly streams = new Set<(message: StreamGrantResponse) => void>();
   attempts: Attempt[] = [];
 
   private constructor(private readonly server: http2.Http2Server) {
@@ -73,8 +84,11 @@ export class ScriptedServer {
     });
   }
 
-  /** @param port 0 takes a free one. */
-  static async start(port = 0): Promise<ScriptedServer> {
+  /**
+   * @param port 0 takes a free one.
+   * @param streams whether it has StreamGrant.
+   */
+  static async start(port = 0, streams = false): Promise<ScriptedServer> {
     let scripted: ScriptedServer;
     const adapter = connectNodeAdapter({
       routes: (router) =>
@@ -82,6 +96,8 @@ export class ScriptedServer {
           checkLimit: (request, context) => scripted.respond("CheckLimit", request, context),
           settleLimit: (request, context) => scripted.respond("SettleLimit", request, context),
           extendHold: (request, context) => scripted.respond("ExtendHold", request, context),
+          grant: (request, context) => scripted.respond("Grant", request, context),
+          ...(streams && { streamGrant: (messages, context) => scripted.stream(messages, context) }),
         }),
       contextValues: (request) => createContextValues().set(PEER, request.socket.remotePort ?? 0),
     });
@@ -123,6 +139,12 @@ export class ScriptedServer {
     }
   }
 
+  /** Withdraws the grants of these keys on every stream. */
+  withdraw(keyIds: string[]): void {
+    const withdrawals = keyIds.map((keyId) => ({ keyId }));
+    this.streams.forEach((push) => push(create(StreamGrantResponseSchema, { withdrawals })));
+  }
+
   async stop(): Promise<void> {
     for (const session of this.sessions) {
       session.destroy();
@@ -143,12 +165,48 @@ export class ScriptedServer {
       throw new ConnectError("an attempt that is not in the script", Code.OutOfRange);
     }
     if ("respond" in response) {
-      return response.respond as T;
+      const own = isMessage(request, GrantRequestSchema) ? { grantId: request.grantId } : {};
+      return Object.assign(response.respond, own) as T;
     }
     if ("fail" in response) {
       throw response.fail;
     }
     await new Promise((resolve) => context.signal.addEventListener("abort", resolve));
     throw new ConnectError("the client ended the call", Code.Canceled);
+  }
+
+  /** Responds to each request as if it were a single one; what is pushed comes in between. */
+  private async *stream(
+    messages: AsyncIterable<StreamGrantRequest>,
+    context: HandlerContext,
+  ): AsyncIterable<StreamGrantResponse> {
+    const responses: StreamGrantResponse[] = [];
+    let wake = () => {};
+    const push = (response: StreamGrantResponse) => {
+      responses.push(response);
+      wake();
+    };
+    const respond = async () => {
+      for await (const { requests } of messages) {
+        const values = await Promise.all(requests.map((one) => this.respond<GrantResponse>("Grant", one, context)));
+        const results = values.map((value) =>
+          create(GrantResultSchema, { result: { case: "response" as const, value } }),
+        );
+        push(create(StreamGrantResponseSchema, { results }));
+      }
+    };
+    this.streams.add(push);
+    respond().catch(() => this.streams.delete(push));
+    while (!context.signal.aborted) {
+      const response = responses.shift();
+      if (response !== undefined) {
+        yield response;
+        continue;
+      }
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+        context.signal.addEventListener("abort", () => resolve());
+      });
+    }
   }
 }

@@ -65,6 +65,36 @@ describe("the real service", () => {
     });
   });
 
+  it("decides by grants as exactly as by checks, and gets back what was not spent", async () => {
+    const token = await service.gatewayToken("grants");
+    const daily = async () => {
+      const { limits } = await client.peek({ apiKey: service.apiKey });
+      return limits.find(({ name }) => name === "daily")?.remaining ?? NaN;
+    };
+    const begun = await daily();
+    const granted = new RateLimitClient(service.target, {
+      deadlineMs: 10_000,
+      token,
+      mode: "granted",
+      failOpen: false,
+    });
+    const started = performance.now();
+    const origins: string[] = [];
+    let decision: Decision;
+    do {
+      decision = await granted.check({ apiKey: service.apiKey, resource: `orders.${origins.length % 3}` });
+      origins.push(decision.origin);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    } while (decision.allowed);
+    const allowed = origins.length - 1;
+    const maximum = 20 + Math.ceil((performance.now() - started) / 100);
+    assert.ok(allowed > 0 && allowed <= maximum, `${allowed} calls were allowed, not 1 to ${maximum}`);
+    assert.deepEqual([decision.reason, decision.limit, decision.plan], ["OVER_LIMIT", "burst", "free"]);
+    assert.ok(origins.filter((origin) => origin === "GRANT").length >= allowed / 2, origins.join());
+    await granted.close();
+    assert.deepEqual([granted.grants.held, await daily()], [0, begun - allowed]);
+  });
+
   it("protects an Express app in an empty project by the README's three lines, as written", async () => {
     const folder = mkdtempSync(join(tmpdir(), "ratelimit-consumer-"));
     try {
@@ -149,7 +179,7 @@ import { isPreflight, RateLimitClient } from "ratelimit-service-client";
 import { methodAndRoute, rateLimitMiddleware } from "ratelimit-service-client/express";
 ${[...imports].filter((line) => /opentelemetry/.test(line)).join("\n")}
 declare const app: Express, handler: RequestHandler, client: RateLimitClient;
-declare const target: string, apiKey: string, prompt: string, maxTokens: number;
+declare const target: string, token: string, apiKey: string, prompt: string, maxTokens: number;
 declare const model: { answer(prompt: string, maxTokens: number): Promise<{ tokens: number }> };
 ${bodies.map((body, number) => body.replace("example", `example${number}`)).join("\n")}`;
 }

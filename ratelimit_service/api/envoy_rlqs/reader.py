@@ -49,10 +49,14 @@ def read_usage(usage: RateLimitQuotaUsageReports.BucketQuotaUsage) -> Usage:
 
 
 def is_answerable(bucket: BucketId) -> bool:
-    """Whether Envoy could read an answer: it takes no empty id, and none with a value that is not UTF-8."""
-    return bool(bucket.bucket) and all(
-        isinstance(key, str) and isinstance(value, str) for key, value in bucket.bucket.items()
-    )
+    """Whether Envoy could read an answer: it takes no empty id, and none with a key or value that is not UTF-8.
+
+    Protobuf reads such a value as bytes, and raises UnicodeDecodeError for such a key.
+    """
+    try:
+        return bool(bucket.bucket) and all(isinstance(value, str) for _, value in bucket.bucket.items())
+    except UnicodeDecodeError:
+        return False
 
 
 def entries_of(bucket: BucketId) -> Mapping[str, str] | None:

@@ -33,6 +33,9 @@ from ratelimit_service.decision.window import NO_END, length_of
 
 MAX_LIMITS: Final = 10_000
 
+MAX_DENIALS: Final = 2_000
+"""Ends of responses to denied requests that are kept encoded, in some 1.5 KiB each. One is true for a second."""
+
 # RateLimitResponse
 _OK, _OVER_LIMIT = b"\x08\x01", b"\x08\x02"  # overall_code, and code in DescriptorStatus
 _STATUS, _HEADER, _BODY, _DYNAMIC_METADATA = b"\x12", b"\x1a", b"\x2a", b"\x32"
@@ -91,28 +94,50 @@ class RateLimitResponseEncoder:
         self._now_us = now_us
         self._specs = LimitSpecs(now_us)
         self._limits: dict[int, _EncodedLimit] = {}
+        self._denials: dict[tuple[object, ...], bytes] = {}
 
     def encode(self, decision: RequestDecision) -> bytes:
         """The RateLimitResponse for a decision."""
         allowed, statuses = decision
-        if allowed and len(statuses) == 1 and len(statuses[0].limits) == 1:
-            return self._encode_single(statuses[0])
+        if len(statuses) == 1 and len(statuses[0].limits) == 1:
+            return self._encode_single(statuses[0]) if allowed else self._encode_denied(statuses[0])
         parts = [_OK if allowed else _OVER_LIMIT]
+        resets: dict[int, bytes] = {}
         for status in statuses:
-            encoded = self._encode_status(status)
+            encoded = self._encode_status(status, resets)
             parts += (_STATUS, varint(len(encoded)), encoded)
         states = self._states(statuses)
-        binding = _binding(states)
         if allowed:
-            headers = self._headers.render(states, binding)
+            parts += map(_encode_header, self._headers.render(states, _binding(states)))
         else:
-            retry_after_us = decision.retry_after_us
-            header, body = as_problem(_denial(statuses, states, binding, retry_after_us))
-            headers = [*self._headers.render_denial(states, binding, retry_after_us), header]
-            parts.append(submessage(_BODY, body.encode()))
-        for header in headers:
-            parts.append(_encode_header(header))
+            parts.append(self._encode_denial(statuses, states, decision.retry_after_us))
         return b"".join(parts)
+
+    def _encode_denied(self, status: DescriptorStatus) -> bytes:
+        """The RateLimitResponse for a request to one limit, which denies it: nearly every one that is denied.
+
+        What follows the status has whole seconds, so that it is the same for a second, and for all keys of a plan.
+        """
+        encoded = self._encode_status(status, {})
+        states = self._states((status,))
+        seconds = None if status.wait_us == NEVER else ceil_seconds(status.wait_us)
+        key = (*states, status.limit and status.limit.name, status.reason, seconds)
+        end = self._denials.get(key)
+        if end is None:
+            if len(self._denials) >= MAX_DENIALS:
+                self._denials.clear()
+            end = self._encode_denial((status,), states, None if seconds is None else seconds * MICRO)
+            self._denials[key] = end
+        return b"%b%b%b%b%b" % (_OVER_LIMIT, _STATUS, varint(len(encoded)), encoded, end)
+
+    def _encode_denial(
+        self, statuses: Sequence[DescriptorStatus], states: Sequence[LimitState], retry_after_us: int | None
+    ) -> bytes:
+        """Body and headers of a response that denies."""
+        binding = _binding(states)
+        header, body = as_problem(_denial(statuses, states, binding, retry_after_us))
+        headers = [*self._headers.render_denial(states, binding, retry_after_us), header]
+        return submessage(_BODY, body.encode()) + b"".join(map(_encode_header, headers))
 
     def _encode_single(self, status: DescriptorStatus) -> bytes:
         """The RateLimitResponse for a request to one limit, which allows it: nearly every request."""
@@ -129,7 +154,8 @@ class RateLimitResponseEncoder:
         state = LimitState(spec, tokens, ceil_seconds(reset_us), False)  # noqa: FBT003 positional: built for every call
         return b"".join([response, spec_headers, *map(_encode_header, self._headers.render_state((state,), state))])
 
-    def _encode_status(self, status: DescriptorStatus) -> bytes:
+    def _encode_status(self, status: DescriptorStatus, resets: dict[int, bytes]) -> bytes:
+        """A DescriptorStatus. RESETS are fields by their time: those of one request often end together."""
         allowed, _, _, limit, remaining, reset_us, wait_us, _, _, _ = status
         code = _OK if allowed else _OVER_LIMIT
         if limit is None:
@@ -138,7 +164,10 @@ class RateLimitResponseEncoder:
         if encoded.spec is None:
             return code + encoded.current_limit
         remaining_varint = varint(remaining) if remaining < _UINT32_MAX else _UINT32_MAX_VARINT
-        reset = duration(_RESET, wait_us if wait_us > 0 else reset_us)
+        after_us = wait_us if wait_us > 0 else reset_us
+        reset = resets.get(after_us)
+        if reset is None:
+            reset = resets[after_us] = duration(_RESET, after_us)
         return b"%b%b%b%b%b" % (code, encoded.current_limit, _REMAINING, remaining_varint, reset)
 
     def _states(self, statuses: Sequence[DescriptorStatus]) -> list[LimitState]:
@@ -146,14 +175,15 @@ class RateLimitResponseEncoder:
         states: list[LimitState] = []
         seen: set[int] = set()
         for status in statuses:
-            for limit, result in zip(status.limits, status.results, strict=True):
+            results = status.results
+            for index, limit in enumerate(status.limits):
                 encoded = self._limits.get(id(limit)) or self._encode_limit(limit)
                 if encoded.until_us != NO_END and encoded.until_us <= self._now_us():
                     encoded = self._encode_limit(limit)
                 spec = encoded.spec
-                if limit.enforced and spec is not None and id(limit.bucket) not in seen:
+                if spec is not None and limit.enforced and id(limit.bucket) not in seen:
                     seen.add(id(limit.bucket))
-                    states.append(LimitState.of(spec, result))
+                    states.append(LimitState.of(spec, results[index]))
         return states
 
     def _encode_limit(self, limit: AppliedLimit) -> _EncodedLimit:

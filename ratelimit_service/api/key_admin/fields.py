@@ -9,10 +9,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ratelimit_service.api.authentication import require
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.errors import FieldViolation, InvalidArgument
-from ratelimit_service.management.tokens import Caller, Role
 
 _NANOS: Final = 1_000
 """Nanoseconds in a microsecond."""
@@ -23,7 +21,6 @@ _SECOND: Final = MICRO * _NANOS
 _FIRST_SECOND: Final = -62_135_596_800  # 0001-01-01T00:00:00Z
 _LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
 _MAX_SECONDS: Final = 315_576_000_000  # 10,000 years, the bound that protobuf sets
-_READS: Final = frozenset({"get", "list", "list_all"})
 
 
 @contextmanager
@@ -39,11 +36,6 @@ def require_message(field: str, *, present: bool) -> None:
     """Raise InvalidArgument unless the message in FIELD was sent."""
     if not present:
         raise InvalidArgument.of(field, "is missing; it is required")
-
-
-def check_role(caller: Caller, action: str | None) -> None:
-    """Raise PermissionDenied unless CALLER may perform ACTION: a viewer what only reads, and an admin everything."""
-    require(caller, Role.VIEWER if action in _READS else Role.ADMIN)
 
 
 def missing_action(*actions: str) -> InvalidArgument:

@@ -2,13 +2,13 @@
 
 from ratelimit_service._gen.ratelimit.v1 import enforcement_pb2 as pb
 from ratelimit_service.api.key_admin.fields import (
-    check_role,
     duration_from_proto,
     missing_action,
     require_message,
     time_to_proto,
     under,
 )
+from ratelimit_service.api.key_admin.roles import check_role
 from ratelimit_service.decision.enforcement import Switch
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.enforcement import EnforcementService

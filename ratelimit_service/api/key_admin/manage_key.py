@@ -6,7 +6,6 @@ from typing import Final
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageKeyRequest, ManageKeyResponse
 from ratelimit_service.api.key_admin.bulk_keys import BulkKeys
 from ratelimit_service.api.key_admin.fields import (
-    check_role,
     duration_from_proto,
     missing_action,
     require_message,
@@ -19,6 +18,7 @@ from ratelimit_service.api.key_admin.key_messages import (
     key_to_proto,
 )
 from ratelimit_service.api.key_admin.pages import read_page
+from ratelimit_service.api.key_admin.roles import check_role
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.management.key import Key
 from ratelimit_service.management.keys import KeyService

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManageOverrideRequest, ManageOverrideResponse
-from ratelimit_service.api.key_admin.fields import check_role, missing_action, require_message, under
+from ratelimit_service.api.key_admin.fields import missing_action, require_message, under
 from ratelimit_service.api.key_admin.limit_messages import override_from_proto, override_to_proto
 from ratelimit_service.api.key_admin.pages import read_page
+from ratelimit_service.api.key_admin.roles import check_role
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.record import Override
 from ratelimit_service.errors import InvalidArgument

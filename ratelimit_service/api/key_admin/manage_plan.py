@@ -1,35 +1,21 @@
-"""ManagePlan, and plans as messages of `ratelimit.v1`."""
+"""ManagePlan: actions on plans."""
 
-from ratelimit_service._gen.ratelimit.v1 import plan_pb2
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest, ManagePlanResponse
 from ratelimit_service.api.key_admin.fields import (
-    check_role,
     missing_action,
     paths_of,
     require_message,
-    time_to_proto,
     under,
 )
-from ratelimit_service.api.key_admin.limit_messages import limit_to_proto, limits_from_proto
+from ratelimit_service.api.key_admin.limit_messages import limits_from_proto
 from ratelimit_service.api.key_admin.pages import read_page
-from ratelimit_service.decision.record import OnStoreFailure
-from ratelimit_service.errors import InvalidArgument
+from ratelimit_service.api.key_admin.plan_messages import draft_from_proto, on_store_failure_from_proto, plan_to_proto
+from ratelimit_service.api.key_admin.roles import check_role
 from ratelimit_service.management.paging import Paging
-from ratelimit_service.management.plans import Plan, PlanChanges, PlanDraft, PlanService
+from ratelimit_service.management.plans import Plan, PlanChanges, PlanService
 from ratelimit_service.management.tokens import Caller
 from ratelimit_service.usage.previews import ChangePreviews
 
-_ON_STORE_FAILURE = {
-    plan_pb2.Plan.ON_STORE_FAILURE_UNSPECIFIED: OnStoreFailure.LOCAL,
-    plan_pb2.Plan.LOCAL: OnStoreFailure.LOCAL,
-    plan_pb2.Plan.ALLOW: OnStoreFailure.ALLOW,
-    plan_pb2.Plan.DENY: OnStoreFailure.DENY,
-}
-_ON_STORE_FAILURE_NUMBERS = {
-    OnStoreFailure.LOCAL: plan_pb2.Plan.LOCAL,
-    OnStoreFailure.ALLOW: plan_pb2.Plan.ALLOW,
-    OnStoreFailure.DENY: plan_pb2.Plan.DENY,
-}
 _UPDATABLE = ("limits", "on_store_failure", "description")
 
 
@@ -78,7 +64,7 @@ class ManagePlan:
 
     async def _list(self, request: ManagePlanRequest.ListPlans) -> ManagePlanResponse:
         paging = Paging(request.page_size, request.page_token)
-        plans, token = await read_page(paging, self._plans.list, _plan_to_proto)
+        plans, token = await read_page(paging, self._plans.list, plan_to_proto)
         return ManagePlanResponse(list=ManagePlanResponse.PlanPage(plans=plans, next_page_token=token))
 
     async def _roll_back(self, request: ManagePlanRequest.RollBackPlan, caller: Caller) -> ManagePlanResponse:
@@ -98,42 +84,7 @@ class ManagePlan:
 
 
 def _result(plan: Plan) -> ManagePlanResponse.PlanResult:
-    return ManagePlanResponse.PlanResult(plan=_plan_to_proto(plan))
-
-
-def _plan_to_proto(plan: Plan) -> plan_pb2.Plan:
-    """The message of a plan."""
-    draft = PlanDraft(
-        name=plan.name, limits=plan.limits, on_store_failure=plan.on_store_failure, description=plan.description
-    )
-    message = plan_pb2.Plan(
-        version=plan.version,
-        create_time=time_to_proto(plan.created_us),
-        update_time=time_to_proto(plan.updated_us),
-        etag=plan.etag,
-    )
-    message.MergeFrom(draft_to_proto(draft))
-    return message
-
-
-def draft_to_proto(draft: PlanDraft) -> plan_pb2.Plan:
-    """The message of a plan that has no version yet."""
-    return plan_pb2.Plan(
-        name=draft["name"],
-        limits=[limit_to_proto(limit) for limit in draft["limits"]],
-        on_store_failure=_ON_STORE_FAILURE_NUMBERS[draft["on_store_failure"]],
-        description=draft["description"],
-    )
-
-
-def draft_from_proto(message: plan_pb2.Plan) -> PlanDraft:
-    """The draft of a new plan. Raises InvalidArgument."""
-    return PlanDraft(
-        name=message.name,
-        limits=limits_from_proto(message.limits, "limits"),
-        on_store_failure=_on_store_failure_from_proto(message, "on_store_failure"),
-        description=message.description,
-    )
+    return ManagePlanResponse.PlanResult(plan=plan_to_proto(plan))
 
 
 def _changes_from_proto(message: ManagePlanRequest.UpdatePlan) -> PlanChanges:
@@ -143,14 +94,7 @@ def _changes_from_proto(message: ManagePlanRequest.UpdatePlan) -> PlanChanges:
     if "limits" in paths:
         changes["limits"] = limits_from_proto(plan.limits, "plan.limits")
     if "on_store_failure" in paths:
-        changes["on_store_failure"] = _on_store_failure_from_proto(plan, "plan.on_store_failure")
+        changes["on_store_failure"] = on_store_failure_from_proto(plan, "plan.on_store_failure")
     if "description" in paths:
         changes["description"] = plan.description
     return changes
-
-
-def _on_store_failure_from_proto(plan: plan_pb2.Plan, field: str) -> OnStoreFailure:
-    chosen = _ON_STORE_FAILURE.get(plan.on_store_failure)
-    if chosen is None:
-        raise InvalidArgument.of(field, f"is {plan.on_store_failure}; use LOCAL, ALLOW or DENY")
-    return chosen

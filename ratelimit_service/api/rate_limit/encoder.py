@@ -93,16 +93,19 @@ class DecisionEncoder:
             if until_us != NO_END and until_us <= self._now_us():
                 _, result, name, _ = self._encode_limit(limit, enforced=rule.enforced)
             remaining_varint = varint(remaining // MICRO & _UINT64_MAX)  # a negative one as protobuf has it
-            result = b"%b%b%b" % (result, remaining_varint, duration(_RESET_AFTER, reset_us))
+            reset = duration(b"", reset_us)
+            result = b"%b%b%b%b" % (result, remaining_varint, _RESET_AFTER, reset)
+            retry = b""
             if wait_us:
                 result += _WOULD_DENY
                 if wait_us > 0:
-                    result += duration(_LIMIT_RETRY_AFTER, wait_us)
+                    retry = reset if wait_us == reset_us else duration(b"", wait_us)
+                    result += _LIMIT_RETRY_AFTER + retry
             response += b"%b%b%b" % (_LIMITS, varint(len(result)), result)
             if index == binding:
                 response += name + remaining_varint
-                if not allowed and wait_us > 0:
-                    response += duration(_RETRY_AFTER, wait_us)
+                if retry and not allowed:
+                    response += _RETRY_AFTER + retry
         if reservation_id:
             response += text(_RESERVATION_ID, reservation_id)
         return response

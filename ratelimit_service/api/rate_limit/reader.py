@@ -203,6 +203,7 @@ def _to_check(request: CheckLimitRequest) -> Check:
         request.request_id,
         _AFTERWARDS.get(request.charge),
         _hold_of(request),
+        attempt=request.attempt,
     )
 
 

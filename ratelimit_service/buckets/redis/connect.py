@@ -21,6 +21,7 @@ from ratelimit_service.buckets.redis.cluster_store import ClusterBucketStore
 from ratelimit_service.buckets.redis.connection import Address, Login
 from ratelimit_service.buckets.redis.observers import UNOBSERVED, Observers
 from ratelimit_service.buckets.redis.quota_store import RedisQuotaStore
+from ratelimit_service.buckets.redis.returned_watch import Listener, ReturnedWatch
 from ratelimit_service.buckets.redis.route import StandaloneRoute
 from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, Script, charge_scripts, partition_tag
 from ratelimit_service.buckets.redis.sentinel import SentinelRoute
@@ -93,6 +94,15 @@ def open_unguarded_store(  # noqa: PLR0913 each test needs other ones
     return SpanningStore(
         store, Refunder(store.cluster, request_window=request_window, timeout=timeout), observers.usage
     )
+
+
+def open_returned_watch(url: str, listener: Listener) -> ReturnedWatch:
+    """What reports to LISTENER to which buckets in the store at URL something is returned, while it runs.
+
+    Raises ValueError as `open_bucket_store` does.
+    """
+    route = _open_route(url)
+    return ReturnedWatch(route.route(0) if isinstance(route, Cluster) else route, route, listener)
 
 
 def open_usage_writer(url: str, *, usage_bytes: int) -> RedisUsageWriter:

@@ -86,6 +86,8 @@ class Connection(asyncio.Protocol):
         """What the server has room for, as far as is known."""
         self.run_id = b""
         """By which the process of the server is known; empty if it is not."""
+        self.on_message: Callable[[bytes], None] | None = None
+        """Gets each message that is published on a channel that was subscribed to. None: nothing is."""
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._waiting: deque[OnReply] = deque()
         self._transport: asyncio.Transport | None = None
@@ -145,6 +147,9 @@ class Connection(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _INCOMPLETE:
+                if self.on_message is not None and isinstance(reply, list) and reply[:1] == [b"message"]:
+                    self.on_message(reply[2])
+                    continue
                 if not self._waiting:
                     self.close(f"Redis at {self.address} sent an unexpected message")
                     return

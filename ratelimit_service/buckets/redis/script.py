@@ -14,6 +14,7 @@ from ratelimit_service.decision.charge import (
     Charge,
     ChargeResult,
     Counted,
+    Exhausted,
     Extend,
     Grant,
     Granted,
@@ -113,6 +114,7 @@ _NONE = pack_number(0)
 _NO_OVERDRAFT = pack_number(-1)
 _WITH_OVERDRAFT, _AFTERWARDS, _RESERVES, _SETTLES, _EXTENDS = 1024, 2048, 4096, 8192, 16384  # as in charge.lua
 _GRANTS = 32768
+_EXHAUSTED = -1  # the reply to a charge that time alone will let fit
 _BEFORE = 2  # the reply to the return of a grant that was returned before
 _KINDS_END = 16  # above all kinds
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
@@ -343,7 +345,8 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
             limit_results: tuple[LimitResult, ...] = (new(LimitResult, reply[at + 1 : end]),)
         else:
             limit_results = tuple([new(LimitResult, reply[i : i + 3]) for i in range(at + 1, end, 3)])
-        results.append(new(ChargeResult, (charged, limit_results, clamped, held_us, hold)))
+        kind = Exhausted if outcome == _EXHAUSTED and not reservation else ChargeResult
+        results.append(new(kind, (charged, limit_results, clamped, held_us, hold)))
         at = end + 2 if reservation else end
     if at != len(reply):
         raise ValueError(f"{len(reply)} numbers instead of {at}")
@@ -352,12 +355,12 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
 
 def _decode_grant(reservation: Grant | Return, count: int, reply: Sequence[int], at: int) -> tuple[ChargeResult, int]:
     """The result of what is at REPLY[at] on, of a charge of COUNT buckets, and where the next one is."""
-    start = at + 3 if isinstance(reservation, Grant) else at + 2 + count
+    start = at + 3 if isinstance(reservation, Grant) else at + 3 + count
     end = start + 1 + 3 * count
     limit_results = tuple(LimitResult(*reply[i : i + 3]) for i in range(start + 1, end, 3))
     if isinstance(reservation, Return):
-        found, units = reply[at : at + 2]
-        returned = Returned(units, tuple(reply[at + 2 : start]), found == _BEFORE)
+        found, units, left_us = reply[at : at + 3]
+        returned = Returned(units, tuple(reply[at + 3 : start]), found == _BEFORE, left_us)
         return ChargeResult(found > 0, limit_results, 0, 0 if found else GONE, returned), end
     taken, units, left_us = reply[at:start]
     if units and not reply[start]:  # a bucket had no room after all

@@ -7,17 +7,14 @@ from ratelimit_service._gen.ratelimit.v1.limit_pb2 import Override
 from ratelimit_service._gen.ratelimit.v1.plan_pb2 import Plan
 from ratelimit_service._gen.ratelimit.v1.rules_pb2 import DomainRules
 from ratelimit_service.api.key_admin.limit_messages import override_from_proto, override_to_proto
-from ratelimit_service.api.key_admin.manage_plan import draft_from_proto, draft_to_proto
-from ratelimit_service.api.key_admin.manage_rules import rules_from_proto, rules_to_proto
+from ratelimit_service.api.key_admin.plan_messages import draft_from_proto, draft_to_proto
+from ratelimit_service.api.key_admin.rules_messages import rules_from_proto, rules_to_proto
 from ratelimit_service.bounded_yaml import Node
 from ratelimit_service.cli.configuration.item import Item, Kind, SetFor
 from ratelimit_service.decision.api_key import new_key_id
 from ratelimit_service.decision.descriptors.rules import check_new
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.errors import FieldViolation, InvalidArgument
-from ratelimit_service.management.key import KeyDraft
-from ratelimit_service.management.key import check_draft as check_key
-from ratelimit_service.management.overrides import OverrideTarget
 from ratelimit_service.management.plans import check_draft as check_plan
 from ratelimit_service.management.plans import check_limit_name
 from ratelimit_service.management.text import check_description
@@ -78,6 +75,8 @@ def _rules(root: Node) -> DomainRules:
 
 
 def _key(root: Node) -> Key:
+    from ratelimit_service.management.key import KeyDraft, check_draft  # noqa: PLC0415  few files have keys
+
     key = Key()
     fill(key, root)
     if not key.key_id:
@@ -98,7 +97,7 @@ def _key(root: Node) -> Key:
         labels=dict(key.labels),
         key_id=key.key_id,
     )
-    check_key(draft, 0)
+    check_draft(draft, 0)
     if key.state == Key.EXPIRED:  # follows from the time; nobody chose that the key is active
         key.ClearField("state")
     if key.HasField("expire_time"):
@@ -108,6 +107,8 @@ def _key(root: Node) -> Key:
 
 
 def _override(root: Node) -> SetFor:
+    from ratelimit_service.management.overrides import OverrideTarget  # noqa: PLC0415  as above
+
     target_pairs = [pair for pair in root.pairs if pair[0].text in _TARGETS]
     rest = [pair for pair in root.pairs if pair[0].text not in _TARGETS]
     set_for, override = SetFor(), Override()

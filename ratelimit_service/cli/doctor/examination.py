@@ -15,8 +15,7 @@ from ratelimit_service.cli.doctor.examined import (
     examine,
 )
 from ratelimit_service.cli.doctor.findings import Finding, Severity
-from ratelimit_service.cli.doctor.grpc_port import check_grpc_port
-from ratelimit_service.server.store_faults import Way
+from ratelimit_service.server.store_ways import Way
 
 MAX_OFFSET_SECONDS: Final = 1.0
 """By which two clocks may differ: with NTP they do by milliseconds."""
@@ -93,6 +92,8 @@ def check_servers(addresses: Sequence[str]) -> Iterator[Finding]:
         try:
             server = examine(address)
         except NotExamined as error:
+            from ratelimit_service.cli.doctor.grpc_port import check_grpc_port  # noqa: PLC0415  few are one
+
             by_grpc = check_grpc_port(address, datetime.now(UTC))
             for finding in by_grpc or [Finding.error("server", f"{address} {error}")]:
                 yield replace(finding, subject=_subject(address, finding.subject, addresses))

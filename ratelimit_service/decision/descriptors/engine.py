@@ -10,9 +10,11 @@ from ratelimit_service.decision.charge import (
     Bucket,
     Charge,
     ChargeResult,
+    Exhausted,
     LimitResult,
     costs_of,
 )
+from ratelimit_service.decision.denial_memory import DenialMemory
 from ratelimit_service.decision.descriptors.outcome import (
     DescriptorStatus,
     RequestDecision,
@@ -99,7 +101,8 @@ class PreparedRequest(NamedTuple):
     whether a status is a denial, so that the others only peek. The request stays prepared as long as all `validities`
     are current. `after` are its descriptors that are charged afterwards, whatever becomes of the others; None if there
     are none. `uncharged` is why one that was to be charged afterwards will not be, since its key was not looked up in
-    time, if no other descriptor admits the call.
+    time, if no other descriptor admits the call. `asks`: whether the store has to decide it, whatever it has denied
+    before.
     """
 
     items: Sequence[_Item]
@@ -110,6 +113,7 @@ class PreparedRequest(NamedTuple):
     validities: tuple[Validity, ...] = ()
     after: "_After | None" = None
     uncharged: LookupDeferred | None = None
+    asks: bool = True
 
     def if_allowed(self) -> "PreparedRequest":
         """The same with all descriptors charged only if they fit."""
@@ -139,12 +143,19 @@ class DescriptorEngine:
     A descriptor with an `api_key` entry is decided by the plan of that key, every other by the rules of its domain. All
     its errors are ServiceErrors; nothing has been charged when one is raised. `buckets` are shared by all servers and
     must accept charges of several partitions; `local` is this server's share of them. `usage` gets what the shared ones
-    do not count.
+    do not count. `denials` are those that the shared ones need not be asked for again; None: all are.
     """
 
-    def __init__(
-        self, rules: RulesCache, keys: KeyResolver, buckets: BucketStore, local: FallbackStore, usage: UsageTally
+    def __init__(  # noqa: PLR0913, PLR0917  what it decides by
+        self,
+        rules: RulesCache,
+        keys: KeyResolver,
+        buckets: BucketStore,
+        local: FallbackStore,
+        usage: UsageTally,
+        denials: DenialMemory | None = None,
     ) -> None:
+        self._denials = DenialMemory() if denials is None else denials
         self._usage = usage
         self._rules = rules
         self._keys = keys
@@ -249,17 +260,12 @@ class DescriptorEngine:
         return RequestDecision(at_once.allowed and after.allowed, tuple(statuses))
 
     async def _decide(self, prepared: PreparedRequest, deadline: float | None) -> RequestDecision:
-        charge = prepared.charge
-        try:
-            charge_results = await self._buckets.charge((charge,), deadline) if charge.buckets else _NO_BUCKETS
-        except QueueTimeout as error:
-            raise refusal_of(error) from error
-        except StoreUnavailable as error:
-            statuses = self._decide_without_store(prepared, error)
+        remembered = None if prepared.asks else self._denials.find(prepared.charge)
+        if remembered is None:
+            statuses = await self._ask(prepared, deadline)
         else:
-            statuses = _decide_statuses(prepared, charge_results[0].limit_results, Source.STORE)
-            if not charge.counted:
-                self._count(prepared, statuses)
+            self._usage.denied(prepared.charge, remembered)
+            statuses = _decide_statuses(prepared, remembered.limit_results, Source.MEMORY)
         allowed = True
         for status in statuses:
             plan = NO_PLAN if status.policy is None else status.policy.plan
@@ -269,6 +275,24 @@ class DescriptorEngine:
                 if status.limit is not None:
                     self.tally.deny(plan, status.limit.name)
         return RequestDecision(allowed, statuses)
+
+    async def _ask(self, prepared: PreparedRequest, deadline: float | None) -> tuple[DescriptorStatus, ...]:
+        """Have the store decide a request."""
+        charge, sent = prepared.charge, self._denials.now()
+        try:
+            (result,) = await self._buckets.charge((charge,), deadline) if charge.buckets else _NO_BUCKETS
+        except QueueTimeout as error:
+            raise refusal_of(error) from error
+        except StoreUnavailable as error:
+            return self._decide_without_store(prepared, error)
+        if isinstance(result, Exhausted):
+            self._denials.remember(charge, result, sent)
+        elif prepared.asks and min(charge.costs, default=0) < 0:  # at once for this worker's calls; others hear of it
+            self._denials.forget([bucket.name for bucket in charge.buckets])
+        statuses = _decide_statuses(prepared, result.limit_results, Source.STORE)
+        if not charge.counted:
+            self._count(prepared, statuses)
+        return statuses
 
     def _tree(self, domain: str) -> RuleTree:
         try:
@@ -412,7 +436,8 @@ def _prepared(
     counts = () if denied or not merged.buckets else counted(_parts(items, merged))
     single = items[0] if len(items) == 1 and isinstance(items[0], _Pending) else None
     charge = Charge(merged.buckets, costs, "", counts, afterwards)
-    return PreparedRequest(items, single, merged, denied, charge, validities)
+    asks = afterwards or min(costs, default=0) <= 0
+    return PreparedRequest(items, single, merged, denied, charge, validities, asks=asks)
 
 
 def _parts(items: Sequence[_Item], merged: _MergedBuckets) -> list[Part]:
@@ -457,9 +482,10 @@ def _decide_statuses(
     prepared: PreparedRequest, results: tuple[LimitResult, ...], source: Source
 ) -> tuple[DescriptorStatus, ...]:
     single = prepared.single
-    if single is not None and source is Source.STORE:
+    if single is not None and source is not Source.DEGRADED:
         limit_set = single.limit_set
-        return (decide_descriptor(limit_set.limits, results, limit_set.source, single.policy),)
+        based_on = limit_set.source if source is Source.STORE else source
+        return (decide_descriptor(limit_set.limits, results, based_on, single.policy),)
     indexes = iter(prepared.merged.indexes)
     statuses = []
     for item in prepared.items:
@@ -467,7 +493,10 @@ def _decide_statuses(
             statuses.append(item.status)
             continue
         own = next(indexes)
-        own_results = results if len(own) == len(results) else tuple([results[index] for index in own])
+        if len(own) == 1:  # nearly all, where there are many
+            own_results: tuple[LimitResult, ...] = (results[own[0]],)
+        else:
+            own_results = results if len(own) == len(results) else tuple([results[index] for index in own])
         if prepared.denied:
             own_results = tuple(
                 peek._replace(wait_us=wait_for(bucket.limit, peek, bucket.limit.tokens_of(item.hits)))

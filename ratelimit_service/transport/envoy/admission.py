@@ -85,4 +85,4 @@ def _queued(method: Method, scope: Scope) -> "Turn | None":
     headers = dict(scope["headers"])
     admission = method.admission
     share = admission.share_of(presented_by(scope, headers, certificates=admission.certificates))
-    return method.bounds.overload.wait(share, expected_deadline(headers))
+    return method.bounds.overload.wait(share, expected_deadline(headers, scope.get("came")))

@@ -22,6 +22,7 @@ from ratelimit_service.api.rate_limit.streams import check_streams, grant_stream
 from ratelimit_service.api.recording import Describe, Recorder, nothing_described
 from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.admission import Bounds, Count, Method
+from ratelimit_service.transport.envoy.crossing import taking_calls
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send
 from ratelimit_service.transport.envoy.paths import (
@@ -136,8 +137,9 @@ class EmbeddedApp:
         await receive()
         try:
             async with self._open_methods() as self._methods:
-                await send({"type": "lifespan.startup.complete"})
-                await receive()
+                with taking_calls(self._methods):
+                    await send({"type": "lifespan.startup.complete"})
+                    await receive()
         except StartupError as error:
             _log.error("cannot start", error=str(error))
             await send({"type": "lifespan.startup.failed", "message": str(error)})

@@ -16,6 +16,8 @@ from pyvoy import Mount, PyvoyServer
 from ratelimit_service.api.presented import PEER_HEADER
 from ratelimit_service.transport.envoy.admin_port import AdminPort, add_admin_port
 from ratelimit_service.transport.envoy.certificates import add_identity_filters
+from ratelimit_service.transport.envoy.crossing import crossing_filter
+from ratelimit_service.transport.envoy.paths import BATCH
 from ratelimit_service.transport.envoy.shed import shed_routes
 from ratelimit_service.transport.envoy.tls import Tls, transport_socket
 from ratelimit_service.transport.file_descriptors import MAX_CONNECTIONS, max_connections
@@ -152,6 +154,12 @@ class EnvoyOptions:
     """The names of certificates that make their callers gateways."""
     admin_methods: AdminPort | None = None
     """The port of the admin methods, if they have one of their own."""
+    crossing: Path | None = None
+    """The module by which calls of one message cross to the embedded application; None: as all others do.
+
+    Batches cross as others do: their responses are large, and wait there while the caller does not read. Of the small
+    ones of this module a connection has MAX_RESPONSE_FRAMES at most, half a megabyte.
+    """
 
 
 def envoy_config(options: EnvoyOptions) -> Json:
@@ -181,6 +189,10 @@ def envoy_config(options: EnvoyOptions) -> Json:
     http["route_config"]["virtual_hosts"][0]["routes"] = _routes(options)
     _match_only(http["http_filters"][0], options.hot_paths)
     http["http_filters"].insert(-1, _buffer_filter())
+    if options.crossing is not None:
+        others = {*options.streams, BATCH}
+        crossing = [path for path in options.hot_paths if path not in others]
+        http["http_filters"].insert(0, crossing_filter(options.crossing, crossing))
     refusing = shed_routes(options.shed_paths, [one["name"] for one in http["http_filters"][:-1]])
     http["route_config"]["virtual_hosts"][0]["routes"][:0] = refusing
     resources["clusters"] = [
@@ -232,6 +244,7 @@ def _http_options(options: EnvoyOptions) -> Json:
         "stream_idle_timeout": "0s",  # routes have their own
         "drain_timeout": "1s",  # between GOAWAY and refusing new calls
         "server_header_transformation": "PASS_THROUGH",
+        "generate_request_id": False,  # nobody reads it
         "use_remote_address": True,  # the peer is the other end of the connection, whatever X-Forwarded-For says
         "skip_xff_append": True,
         "normalize_path": False,

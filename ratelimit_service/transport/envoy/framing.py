@@ -66,21 +66,24 @@ def presented_by(scope: Scope, headers: dict[bytes, bytes], *, certificates: boo
     return Presented(headers.get(b"authorization"), scope.get("client") or "", certificate)
 
 
-def deadline_of(headers: dict[bytes, bytes]) -> float | None:
-    """The monotonic time in seconds at which the caller stops waiting, None if never. Raises ProtocolError."""
+def deadline_of(headers: dict[bytes, bytes], came: float | None = None) -> float | None:
+    """The monotonic time in seconds at which the caller stops waiting, None if never. Raises ProtocolError.
+
+    CAME is when the headers came, None if just now.
+    """
     timeout = headers.get(b"grpc-timeout")
     if timeout is None:
         return None
     digits, unit = timeout[:-1], timeout[-1:]
     if unit not in _SECONDS or not digits.isdigit() or len(digits) > _MAX_DIGITS:
         raise ProtocolError(f"grpc-timeout is {timeout[:32]!r}; send digits and one of H M S m u n")
-    return monotonic() + int(digits) * _SECONDS[unit]
+    return (monotonic() if came is None else came) + int(digits) * _SECONDS[unit]
 
 
-def expected_deadline(headers: dict[bytes, bytes]) -> float | None:
+def expected_deadline(headers: dict[bytes, bytes], came: float | None = None) -> float | None:
     """The same for a call that is yet to be read; None also if the header is invalid, which is reported when it is."""
     try:
-        return deadline_of(headers)
+        return deadline_of(headers, came)
     except ProtocolError:
         return None
 

@@ -48,7 +48,7 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
 
     async def respond(scope: Scope, receive: Receive, send: Send, began: float) -> Serializable:
         headers = headers_of(scope)
-        deadline = deadline_of(headers)
+        deadline = deadline_of(headers, scope.get("came"))
         # Envoy does not cancel a call that is abandoned: it reports that here, and everything below runs without
         # suspending until the call has joined a batch (except for a token that is not cached).
         if len(waiting) >= MAX_BARE:
@@ -74,7 +74,9 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
         return await call(request, caller, deadline)
 
     async def handle(scope: Scope, receive: Receive, send: Send, generation: Generation, waited: float) -> None:
-        began, given_up, response = monotonic(), False, None
+        # A call that crosses whole waits for the event loop before it runs, and perhaps never after: that is the queue.
+        began = None if waited else scope.get("whole")
+        began, given_up, response = monotonic() if began is None else began, False, None
         try:
             response = await respond(scope, receive, send, began)
             framed = frame(response.SerializeToString())

@@ -50,10 +50,13 @@ class Shell:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def configuration(self, example: str, upstream: int) -> Json:
-        """The copy of an example's configuration that the commands made, on a free port, before this server."""
+    def configuration(self, example: str, upstream: int, server: Server | None = None) -> Json:
+        """The copy of an example's configuration that the commands made, on a free port, before this server.
+
+        Or before another SERVER of the same installation.
+        """
         ports = {LISTEN: int(free_address().rpartition(":")[2]), UPSTREAM: upstream}
-        ports[SERVICE] = int(self._server.address.rpartition(":")[2])
+        ports[SERVICE] = int((server or self._server).address.rpartition(":")[2])
         configuration: Json = with_ports(
             yaml.safe_load((self._folder / ".ratelimit" / f"{example}.yaml").read_text()), ports
         )

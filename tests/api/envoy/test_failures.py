@@ -199,4 +199,5 @@ def test_a_rolling_restart(
     while before & {worker.pid for worker in server.workers()}:
         assert time.monotonic() < deadline, "the workers are not replaced"
         assert envoy.get(x_api_key=key).status == 200
+        time.sleep(0.02)  # what is started has the processor
     server.close()

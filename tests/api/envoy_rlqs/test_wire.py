@@ -53,6 +53,7 @@ def test_what_is_no_share(server: Server) -> None:
     long = {"k" * 257: "v"}
     with QuotaClient(server) as client:
         client.send(raw)
+        client.send(raw.replace(b"\n\x01a", b"\n\x01\xff"))
         client.send(message("", ({"b": "x", "a": "1"}, 0, 1), ({"none": "1"}, 1, 0), (long, 0, 1), ({}, 0, 1)))
         actions = client.wait(3)
         strategies = {

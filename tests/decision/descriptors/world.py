@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, record
+from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, listening, record
 from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
@@ -105,7 +105,8 @@ class World:
         cache = PolicyCache(self.policies, self.clock)
         self.usage = UsageTally(self.clock)
         keys, ids = KeyResolver(cache, PEPPERS), ReservationIds([b"secret"])
-        self.engine = DescriptorEngine(self.rules, keys, self.buckets, local, self.usage)
+        self.denials = listening(self.clock)
+        self.engine = DescriptorEngine(self.rules, keys, self.buckets, local, self.usage, self.denials)
         checks = DecisionEngine(keys, self.buckets, local, self.usage, ids)
         self.held = HeldCalls(self.rules, checks, Settlements(keys, self.buckets, ids))
 

@@ -4,29 +4,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fixtures.served import Serve, Server
+from fixtures.served import Server
 from transport.conformance.clients import Client, PythonAioClient, PythonClient, go_client, installed, node_client
 
 TRANSPORTS = ("grpcio", "envoy")
 
 
-@pytest.fixture(scope="session")
-def served(serve_for_session: Serve) -> Callable[[str], Server]:
-    """The server behind a transport, for tests that leave it as it is."""
-    servers: dict[str, Server] = {}
-
-    def get(transport: str) -> Server:
-        if transport not in servers:
-            servers[transport] = serve_for_session(transport)
-        return servers[transport]
-
-    return get
-
-
 @pytest.fixture(scope="session", params=TRANSPORTS)
-def server(request: pytest.FixtureRequest, served: Callable[[str], Server]) -> Server:
+def server(request: pytest.FixtureRequest, shared_server: Callable[[str], Server]) -> Server:
     """A server behind each transport in turn."""
-    return served(request.param)
+    return shared_server(request.param)
 
 
 @pytest.fixture(scope="session", params=installed())

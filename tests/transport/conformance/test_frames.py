@@ -64,9 +64,9 @@ def test_compressed_by_an_encoding(server: Server, key: Key) -> None:
     assert left(server, key) == 20
 
 
-def test_which_encodings_are_served(served: Callable[[str], Server]) -> None:
+def test_which_encodings_are_served(shared_server: Callable[[str], Server]) -> None:
     """On the transport envoy the refusal of an encoding lists those that are served; grpc-core leaves that out."""
-    answer = send(served("envoy").address, [prefixed(b"x", 1)], grpc_encoding="gzip")
+    answer = send(shared_server("envoy").address, [prefixed(b"x", 1)], grpc_encoding="gzip")
     assert answer.headers["grpc-accept-encoding"] == "identity"
 
 
@@ -95,9 +95,9 @@ def test_a_stream_with_a_compressed_message(server: Server, key: Key) -> None:
     assert send(server.address, [on_stream(key), prefixed(b"x", 1)], path=STREAM).code == INTERNAL
 
 
-def test_a_stream_that_is_cut_off(served: Callable[[str], Server]) -> None:
+def test_a_stream_that_is_cut_off(shared_server: Callable[[str], Server]) -> None:
     """On the transport envoy a stream that ends within a message is an error; grpc-core drops the rest."""
-    server = served("envoy")
+    server = shared_server("envoy")
     key = server.key()
     answer = send(server.address, [on_stream(key) + on_stream(key)[:-1]], path=STREAM)
     assert (answer.code, answer.body.count(key[0].encode())) == (INTERNAL, 1)
@@ -112,15 +112,15 @@ def test_a_stream_that_is_cut_off(served: Callable[[str], Server]) -> None:
         ({"method": "PUT"}, 405),
     ],
 )
-def test_plain_http(served: Callable[[str], Server], changes: dict[str, str | None], http: int) -> None:
+def test_plain_http(shared_server: Callable[[str], Server], changes: dict[str, str | None], http: int) -> None:
     """On the transport envoy a request that is not gRPC is refused with an HTTP status, and charges nothing."""
-    server = served("envoy")
+    server = shared_server("envoy")
     key = server.key()
     assert send(server.address, [prefixed(request(key))], **changes).http == http
     assert left(server, key) == 20
 
 
-def test_no_trailers_wanted(served: Callable[[str], Server]) -> None:
+def test_no_trailers_wanted(shared_server: Callable[[str], Server]) -> None:
     """On the transport envoy a caller that does not accept trailers gets the error in the headers."""
-    server = served("envoy")
+    server = shared_server("envoy")
     assert send(server.address, [prefixed(request(server.key()))], te=None).code == INTERNAL

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import monotonic
 from types import SimpleNamespace
 
 import pytest
@@ -40,6 +41,7 @@ class Exchange:
         admission = Admission(Authenticator(KnownTokens(Source())), token_required=False)
         self.method = Method("/a/B", admission, self._count, bounds or Bounds())
         self.wait_before_last: asyncio.Event | None = None
+        self.came: float | None = None
 
     def _count(self, _name: str, code: Code, seconds: float) -> None:
         assert 0 <= seconds < 60
@@ -48,6 +50,8 @@ class Exchange:
     async def run(self, app: App) -> Code:
         """Run it to its end, and return the code that was counted."""
         scope = {"type": "http", "method": "POST", "path": "/a/B", "headers": list(self.headers.items())}
+        if self.came is not None:
+            scope |= {"came": self.came, "whole": self.came}
         await app(scope, self._receive, self._send)
         (code,) = self.counted
         return code
@@ -128,6 +132,25 @@ async def test_a_call_past_its_deadline_is_not_made() -> None:
     exchange.before_event = lambda _left: 0.02
     assert await exchange.unary() is Code.DEADLINE_EXCEEDED
     assert exchange.called == []
+
+
+async def test_a_call_that_has_waited_past_its_deadline_is_not_made() -> None:
+    """One that crosses with its message says when its headers came: it has waited since then."""
+    exchange = Exchange(frame(b"late"), grpc_timeout="100m")
+    exchange.came = monotonic() - 0.2
+    assert await exchange.unary() is Code.DEADLINE_EXCEEDED
+    assert exchange.called == []
+
+
+async def test_the_wait_of_a_whole_message_counts_for_overload() -> None:
+    """It is a queue, although the call itself takes no time once it runs."""
+    bounds = Bounds()
+    exchange = Exchange(frame(b"x"), bounds=bounds)
+    exchange.came = monotonic() - 0.2
+    await exchange.unary()
+    bounds.overload.adapt(0)
+    assert bounds.overload.takes >= 0.2
+    assert bounds.overload.congested
 
 
 async def test_what_arrives_past_the_deadline_of_a_stream_is_not_decided() -> None:

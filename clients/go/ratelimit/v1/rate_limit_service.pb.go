@@ -179,6 +179,9 @@ const (
 	CheckLimitResponse_UNENFORCED CheckLimitResponse_Source = 4
 	// Units that a client holds, see Grant: it has decided the call by itself. Never sent.
 	CheckLimitResponse_GRANT CheckLimitResponse_Source = 5
+	// What the shared bucket store replied a second ago at most: it denied the same call, or one of less cost, until a time that
+	// has not come. Only of a denial. `limits` are those of then, with their times as they are now.
+	CheckLimitResponse_MEMORY CheckLimitResponse_Source = 6
 )
 
 // Enum value maps for CheckLimitResponse_Source.
@@ -190,6 +193,7 @@ var (
 		3: "DEGRADED",
 		4: "UNENFORCED",
 		5: "GRANT",
+		6: "MEMORY",
 	}
 	CheckLimitResponse_Source_value = map[string]int32{
 		"SOURCE_UNSPECIFIED": 0,
@@ -198,6 +202,7 @@ var (
 		"DEGRADED":           3,
 		"UNENFORCED":         4,
 		"GRANT":              5,
+		"MEMORY":             6,
 	}
 )
 
@@ -329,7 +334,11 @@ type CheckLimitRequest struct {
 	// Makes the call a reservation: `cost` is an estimate, which is charged now, and which the actual cost takes the place of
 	// once that is known (SettleLimit). 1 second to 1 hour, within which the reservation has to be settled or extended
 	// (ExtendHold); otherwise the estimate stays charged. Not together with `charge: ALWAYS`. Absent means none.
-	Hold          *durationpb.Duration `protobuf:"bytes,7,opt,name=hold,proto3" json:"hold,omitempty"`
+	Hold *durationpb.Duration `protobuf:"bytes,7,opt,name=hold,proto3" json:"hold,omitempty"`
+	// With a `request_id`: 1 if this call was never sent before, by you or by anything between you and the service, such as a retry
+	// policy of a proxy. Then it may be denied by what the server remembers (`source` MEMORY), as every call without `request_id`
+	// may. 0, unknown, or more: it may be a repeat of a call that was allowed, so the bucket store is asked.
+	Attempt       uint32 `protobuf:"varint,8,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -422,6 +431,13 @@ func (x *CheckLimitRequest) GetHold() *durationpb.Duration {
 		return x.Hold
 	}
 	return nil
+}
+
+func (x *CheckLimitRequest) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
 }
 
 type isCheckLimitRequest_Credential interface {
@@ -1794,7 +1810,7 @@ var File_ratelimit_v1_rate_limit_service_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\n" +
-	"%ratelimit/v1/rate_limit_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x18ratelimit/v1/limit.proto\"\xe2\x02\n" +
+	"%ratelimit/v1/rate_limit_service.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19ratelimit/v1/errors.proto\x1a\x18ratelimit/v1/limit.proto\"\xfc\x02\n" +
 	"\x11CheckLimitRequest\x12\x1a\n" +
 	"\aapi_key\x18\x01 \x01(\tH\x00R\aapi_key\x12\x18\n" +
 	"\x06key_id\x18\x02 \x01(\tH\x00R\x06key_id\x12\x1a\n" +
@@ -1804,7 +1820,8 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"request_id\x18\x05 \x01(\tR\n" +
 	"request_id\x12>\n" +
 	"\x06charge\x18\x06 \x01(\x0e2&.ratelimit.v1.CheckLimitRequest.ChargeR\x06charge\x12-\n" +
-	"\x04hold\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04hold\"<\n" +
+	"\x04hold\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04hold\x12\x18\n" +
+	"\aattempt\x18\b \x01(\rR\aattempt\"<\n" +
 	"\x06Charge\x12\x16\n" +
 	"\x12CHARGE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -1813,7 +1830,7 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\x06ALWAYS\x10\x02B\f\n" +
 	"\n" +
 	"credentialB\a\n" +
-	"\x05_cost\"\xf5\x05\n" +
+	"\x05_cost\"\x81\x06\n" +
 	"\x12CheckLimitResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12?\n" +
 	"\x06reason\x18\x02 \x01(\x0e2'.ratelimit.v1.CheckLimitResponse.ReasonR\x06reason\x12?\n" +
@@ -1838,7 +1855,7 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\rKEY_SUSPENDED\x10\x06\x12\x0f\n" +
 	"\vKEY_EXPIRED\x10\a\x12\x14\n" +
 	"\x10DEGRADED_ALLOWED\x10\b\x12\x13\n" +
-	"\x0fDEGRADED_DENIED\x10\t\"`\n" +
+	"\x0fDEGRADED_DENIED\x10\t\"l\n" +
 	"\x06Source\x12\x16\n" +
 	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05STORE\x10\x01\x12\n" +
@@ -1847,7 +1864,9 @@ const file_ratelimit_v1_rate_limit_service_proto_rawDesc = "" +
 	"\bDEGRADED\x10\x03\x12\x0e\n" +
 	"\n" +
 	"UNENFORCED\x10\x04\x12\t\n" +
-	"\x05GRANT\x10\x05\"s\n" +
+	"\x05GRANT\x10\x05\x12\n" +
+	"\n" +
+	"\x06MEMORY\x10\x06\"s\n" +
 	"\x12SettleLimitRequest\x12&\n" +
 	"\x0ereservation_id\x18\x01 \x01(\tR\x0ereservation_id\x12%\n" +
 	"\vactual_cost\x18\x02 \x01(\x04H\x00R\vactual_cost\x88\x01\x01B\x0e\n" +

@@ -30,11 +30,14 @@ class CheckRequest(NamedTuple):
 
     @classmethod
     def of(cls, api_key: str, key_id: str, resource: str, cost: int, request_id: str) -> Self:
-        """The check of a call, by KEY_ID if there is one. Raises RateLimitError for what cannot be sent."""
+        """The check of a call, by KEY_ID if there is one. Raises RateLimitError for what cannot be sent.
+
+        Only of an id that is made up here is it known that this is the first attempt with it.
+        """
         sent_id = request_id or new_request_id()
         key = {"key_id": key_id} if key_id else {"api_key": api_key}
         try:
-            message = CheckLimitRequest(resource=resource, cost=cost, request_id=sent_id)
+            message = CheckLimitRequest(resource=resource, cost=cost, request_id=sent_id, attempt=int(not request_id))
             if key_id:
                 message.key_id = key_id
             else:
@@ -43,6 +46,12 @@ class CheckRequest(NamedTuple):
             raise _not_encodable(cost, resource=resource, request_id=sent_id, **key) from None
         _reject_oversized(resource=resource, request_id=sent_id, **key)
         return cls(message, not request_id)
+
+    def again(self) -> CheckLimitRequest:
+        """The message for the client's own retry: the service must not take it for the first attempt."""
+        if self.message.attempt:
+            self.message.attempt += 1
+        return self.message
 
     def held(self, hold: float) -> Self:
         """This check of an estimate as a reservation for HOLD seconds. Never cached: the service holds it."""

@@ -225,7 +225,7 @@ class AsyncRateLimitClient:
             if not is_retryable(first, remaining):
                 return self._state.failed(first)
             try:
-                response = await self._send(next(self._round_robin).check, request.message, remaining)
+                response = await self._send(next(self._round_robin).check, request.again(), remaining)
             except grpc.aio.AioRpcError as second:
                 return self._state.failed(second)
         return self._state.decided(request, response)

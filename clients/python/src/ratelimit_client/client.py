@@ -244,7 +244,7 @@ class RateLimitClient:
             if not is_retryable(cast("grpc.Call", first), remaining):
                 return self._state.failed(cast("grpc.Call", first))
             try:
-                response = self._send(next(self._round_robin), request.message, remaining)
+                response = self._send(next(self._round_robin), request.again(), remaining)
             except grpc.RpcError as second:
                 return self._state.failed(cast("grpc.Call", second))
         return self._state.decided(request, response)

@@ -51,6 +51,7 @@ class Source(_OpenEnum):
     DEGRADED = 3
     UNENFORCED = 4
     GRANT = 5
+    MEMORY = 6
 
 
 class Origin(Enum):

@@ -21,15 +21,17 @@
 -- ARGV[2]  the milliseconds for which the result of a request that was charged is kept.
 -- ARGV[3]  MessagePack: the fields of the series, each once. Missing if nothing is counted, and so is
 -- ARGV[4]  the bytes that counts may take in the store.
--- Returns one flat array. Per charge: 1 when charged, else 0; of one made afterwards, or settled, 2, plus 1 if an enforced limit
---          has nothing left, plus twice the most tokens that one of its limits did not record; of a hold that is extended the
+-- Returns one flat array. Per charge: 1 when charged, else 0, or -1 if it reserves nothing and time alone ends its waits; of one
+--          made afterwards, or settled, 2, plus 1 if an enforced limit has nothing left, plus twice the most tokens that one of
+--          its limits did not record; of a hold that is extended the
 --          microseconds that it lasts; 0 where there is no such reservation. Then per bucket: the micro-tokens that
 --          remain; the microseconds to wait (-1: no wait helps; -2: no room for it; -3: it is not known when a slot comes
 --          back); the microseconds until it is untouched. Of a reservation lastly when its hold ended before, and when it ends
 --          now, in microseconds since 1970 UTC (0: it was not open, or is not); both 0 if nothing has changed. Of a grant
 --          firstly the units that it took now, those that it has, and the microseconds that it lasts (without units -1: its name was used;
 --          -2: no room for it; of a quota's window that ends too soon the rest; else 0); of its return whether there was one (1: it is
---          returned; 2: it was before; 0: none), the units that are returned, and per bucket the tokens that each had taken.
+--          returned; 2: it was before; 0: none), the units that are returned, the microseconds for which it would have lasted still,
+--          and per bucket the tokens that each had taken.
 --
 -- A reservation that is open is kept as 'o', the time when it was made, that when its hold ends, and the second with which its
 -- slots come back, as doubles; then a byte for each of its buckets from which nothing was taken, its position from 0: shadow
@@ -37,6 +39,8 @@
 -- for each by which it is known again, and then those positions: a repeat of the request may have an id of other buckets, if its
 -- policy has changed. One that was settled is kept as 's' and its packed result, for as long as the results of requests are; if it
 -- had a request, with those eight bytes for each bucket of the settlement.
+--
+-- Publishes the names of the buckets to which something was returned, joined by blanks: who remembers denials forgets theirs.
 --
 -- The parts before this one define ROOM_LEFT (room.py), `now`, `window_of`, the state and levels of buckets, slots, grants, and usage. All
 -- numbers are integers below 2^53, where doubles are exact. Nothing is written before everything is computed. What is decided
@@ -53,6 +57,7 @@ local FEW = 4 -- new buckets of a family for each partition and minute, while ro
 local SHORT_MS = 2000 -- how long the results of requests are kept while room is scarce
 local SHORT = ROOM_LEFT > 0 and SHORT_MS < tonumber(ARGV[2]) -- whether they are kept for so long only
 local RESULT_MS = SHORT and SHORT_MS or tonumber(ARGV[2])
+local RETURNED = 'ratelimit:returned' -- the channel of returned_watch.py
 local USAGE_SHARE = 0.125 -- of the bytes that counts may take, on a server that is full
 
 local batch = cmsgpack.unpack(ARGV[1])
@@ -72,6 +77,8 @@ local reserves, settles, extends = false, false, false -- what the charge does t
 -- charge from which it took nothing, and for each that it was not made with: its position from 0.
 local made_at, ends, second, second_before, untaken, foreign
 local used_after -- of a grant that is returned, by the number of a bucket what was used after it; see grants.lua
+local by_time -- whether each wait of the charge is over by time alone, unless a bucket is noted in `freed` before
+local freed -- the buckets, by key, that somebody may take for fuller than they are now; nil while there are none
 local clamped -- by the number of a bucket the tokens that it did not record; nil while there are none
 local few = ROOM_LEFT == 1 -- whether new buckets are counted by family
 local families, made = few and {}, few and {} -- that of a new bucket, by key; how many are made now, by tag and family
@@ -98,9 +105,14 @@ local function has_room(k, family)
   return true
 end
 
+local function note_freed(k)
+  freed = freed or {}
+  freed[k] = true
+end
+
 -- Counts micro-tokens that are refunded to the bucket K. Begins anew before the number is inexact: smaller ones say nothing.
 local function count_refund(k, amount)
-  if refunds[k] then refunds[k] = refunds[k] < 2^52 and refunds[k] + amount or 1 end
+  if refunds[k] then refunds[k] = refunds[k] + amount < 2^51 and refunds[k] + amount or 1 end
 end
 
 -- Returns to the bucket K of this kind as much of AMOUNT micro-tokens, which came to nothing of those RESERVED, as has not
@@ -139,6 +151,7 @@ local function return_to(k, kind, amount, reserved, when, most, num, den, openin
   end
   count_refund(k, amount)
   used[k], dirty[k], keep[k] = math.max(used[k] - amount, 0), true, math.max(keep[k], now)
+  if not refunds[k] then note_freed(k) end -- an earlier version has reserved it; else nobody takes it for full, see below
   if used[k] == 0 then part[k] = 0 end
 end
 
@@ -244,7 +257,7 @@ local function evaluate(p, o, count, undo)
       slots = slots or make_slots(now, stored)
       local wait = evaluate_slots(k, i, tokens, reserved, capacity, o, undo)
       if wait ~= 0 then
-        all_fit = false
+        all_fit, by_time = false, false
         if not shadow then fits = false end
       end
     else
@@ -274,7 +287,8 @@ local function evaluate(p, o, count, undo)
         u = used[k]
         tokens, cost, taken = 0, 0, 0
       end
-      local leveled = wide and wide[k] or u > most and kind == 1
+      local wide_before = wide and wide[k]
+      local leveled = wide_before or u > most and kind == 1
 
       if leveled and not levels then
         wide = wide or {}
@@ -317,7 +331,7 @@ local function evaluate(p, o, count, undo)
           writes = false
           missed = tokens
           if cost > 0 and not shadow then
-            fits, all_fit, wait = false, false, NO_ROOM
+            fits, all_fit, wait, by_time = false, false, NO_ROOM, false
           end
         end
         if writes then
@@ -325,7 +339,7 @@ local function evaluate(p, o, count, undo)
             local n = #undo
             undo[n + 1], undo[n + 2], undo[n + 3], undo[n + 4] = k, used[k], at[k], keep[k]
             undo[n + 5], undo[n + 6], undo[n + 7] = part[k], per[k], dirty[k] or false
-            undo[n + 8] = wide and wide[k] or false
+            undo[n + 8], undo[n + 9] = wide_before or false, mixed[k] or false
           end
           if cost < 0 then count_refund(k, -cost) end
           u = u + cost
@@ -353,11 +367,17 @@ local function evaluate(p, o, count, undo)
         if not shadow then fits = false end
         if needed > capacity then
           wait = -1
-        elseif kind == 1 then
-          wait = when - now + time_until_drained(u - capacity + needed, done, num, den)
-          if wait > MAX then wait = MAX end
         else
-          wait = closing - now
+          local full = closing -- when it is untouched, if no other limit has charged it
+          if kind == 1 then
+            wait = when - now + time_until_drained(u - capacity + needed, done, num, den)
+            if wait > MAX then wait = MAX end
+            full = at[k] + time_until_drained(used[k], per[k] == den and part[k] or 0, num, den)
+          else
+            wait = closing - now
+          end
+          -- Of what was reserved or granted some may be returned; but never more than was taken since this denial.
+          if leveled or a > now or keep[k] ~= full or mixed[k] or refunds[k] then by_time = false end
         end
       end
 
@@ -367,7 +387,16 @@ local function evaluate(p, o, count, undo)
         if reset > MAX then reset = MAX end
       end
       if reserves and tokens > 0 and not wrote then untaken = untaken .. string.char(i - 1) end
-      if wrote and keep[k] < now + reset then keep[k] = now + reset <= MAX and now + reset or MAX end
+      if wrote then
+        local due = now + reset <= MAX and now + reset or MAX
+        -- By one limit alone it is untouched later by what the charge takes, rounded, and a quota when it was before.
+        local ahead = due - keep[k] - (kind == 1 and cost / num * den or 0)
+        local others = not leveled and keep[k] > now and (ahead >= 1 or ahead <= -1)
+        if cost < 0 or leveled and not wide_before or others and not mixed[k] then note_freed(k) end
+        if others then mixed[k] = true elseif kind == 1 and not refunds[k] then mixed[k] = nil end
+        if keep[k] < due then keep[k] = due end
+        if reserves then refunds[k] = refunds[k] or 1 end
+      end
       out[o] = (u < capacity or overdraft >= 0) and capacity - u or 0
       out[o + 1] = wait
       out[o + 2] = reset
@@ -439,7 +468,7 @@ while p <= size do
   local state, rest = 'o', '' -- of the reservation as it is kept: what is before the doubles, and what follows them
   local held, holds = 0, 0 -- when its hold ended before the charge, and ends after it
   local marks -- of the buckets that the result is of that is kept; nil if that is not known
-  afterwards, stride, clamped = false, 6, nil
+  afterwards, stride, clamped, by_time = false, 6, nil, true
   reserves, settles, extends = false, false, false
   p = p + 3
   if count > FLAGS then
@@ -454,12 +483,12 @@ while p <= size do
         flags, gone, untaken, foreign = flags - GRANTS, true, '', ''
         if flags == SETTLES then -- it is returned
           stride = 8
-          for i = o, o + 1 + count do out[i] = 0 end
+          for i = o, o + 2 + count do out[i] = 0 end
           if found then
-            out[o], out[o + 1] = 1, math.min(hold, found.units)
-            used_after = grants.settle(p, o + 2, count, marks_of(p, count), found, out[o + 1])
+            out[o], out[o + 1], out[o + 2] = 1, math.min(hold, found.units), math.max(found.ends - now, 0)
+            used_after = grants.settle(p, o + 3, count, marks_of(p, count), found, out[o + 1])
             made_at, settles = found.made, true
-            evaluate(p, o + 2 + count, count, nil)
+            evaluate(p, o + 3 + count, count, nil)
             settles, used_after = false, nil
             for i = p, p + 8 * count - 8, 8 do batch[i + 1], batch[i + 7] = 0, 0 end -- from here on a peek
           elseif returned then
@@ -470,7 +499,7 @@ while p <= size do
             records[record] = 's'
             lasts[record] = RESULT_MS
           end
-          o = o + 2 + count
+          o = o + 3 + count
         else
           local wants, share, call = batch[p], batch[p + 1], batch[p + 2]
           local units, left = 0, 0
@@ -562,10 +591,11 @@ while p <= size do
         slots.add(reversed[i][1], second, -1)
         dirty[reversed[i][1]] = reversed[i][2]
       end
-      for i = #undo - 7, 1, -8 do
+      for i = #undo - 8, 1, -9 do
         local k = undo[i]
         used[k], at[k], keep[k], part[k], per[k], dirty[k] = unpack(undo, i + 1, i + 6)
         if wide then wide[k] = undo[i + 7] or nil end
+        mixed[k] = undo[i + 8] or nil
         if few and families[k] and not dirty[k] then
           local counter = minute_of(k) .. families[k]
           made[counter], families[k] = made[counter] - 1, nil
@@ -588,6 +618,7 @@ while p <= size do
     elseif series < 0 then
       count_series(-series, p + stride * count, p, o, all_fit, reserves or settles)
     end
+    if not fits and by_time and not reserves then out[o] = -1 end
     -- A denial is not kept: a repeat may fit by then.
     if request > 0 and fits then results[request] = cmsgpack.pack({unpack(out, o, last)}) end
     if reserves and fits then
@@ -640,6 +671,15 @@ for k = 1, #KEYS do
   elseif results[k] then
     redis.call('SET', KEYS[k], results[k], 'PX', ARGV[2])
   end
+end
+
+if freed then
+  local names = {}
+  for k in pairs(freed) do
+    if dirty[k] then names[#names + 1] = string.match(KEYS[k], '}:b:(.*)') end
+  end
+  -- It may not be among the rights of the service's user: then denials are remembered nowhere.
+  if #names > 0 then redis.pcall('PUBLISH', RETURNED, table.concat(names, ' ')) end
 end
 
 if decided > 0 or refunded then

@@ -6,6 +6,8 @@
 --          per microseconds (0 and 0 for a quota); the microseconds from the charge to the end of its window.
 -- Returns  1, or 0 when it was refunded before, or never taken.
 --
+-- Publishes the names of the buckets to which something was returned, as charge.lua does.
+--
 -- The bucket never gets more than it would have without the charge: what has drained of the charge since is not refunded.
 -- Where enough was used before the charge, that has drained instead, and the whole charge is refunded.
 local left = redis.call('PTTL', KEYS[1])
@@ -15,7 +17,7 @@ redis.call('DEL', KEYS[1])
 -- An upper bound: both times are rounded to milliseconds.
 local elapsed = ((short or tonumber(ARGV[1])) - left + 2) * 1000
 
-local a = 2
+local a, names = 2, {}
 for k = 2, #KEYS do
   local taken, before = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
   local num, den, rest = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
@@ -44,10 +46,11 @@ for k = 2, #KEYS do
     state = string.sub(state, 1, at - 1) .. struct.pack('<d', used) .. string.sub(state, at + 8)
     -- What was refunded so far (state.lua), if that is counted.
     local size = levels > 0 and 80 + 40 * levels or 48
-    if #state == size then
-      state = string.sub(state, 1, size - 8) .. struct.pack('<d', struct.unpack('<d', state, size - 7) + refund)
-    end
+    local refunded = #state == size and struct.unpack('<d', state, size - 7) or 0
+    if refunded >= 1 then state = string.sub(state, 1, size - 8) .. struct.pack('<d', refunded + refund) end
     redis.call('SET', KEYS[k], state, 'KEEPTTL')
+    names[#names + 1] = string.match(KEYS[k], '}:b:(.*)')
   end
 end
+if #names > 0 then redis.pcall('PUBLISH', 'ratelimit:returned', table.concat(names, ' ')) end
 return 1

@@ -5,19 +5,28 @@
 -- denominator. It is the same for every kind of limit, so that what was consumed stays consumed when a limit changes, and
 -- `keep` never decreases, so that a quota's state survives a change to a fast bucket and back. After these five, always all
 -- of them, come those of `wide` (levels.lua), if there are any: the first three numbers, how many levels, and five for each.
--- One more number comes at the end once units were granted of it (grants.lua): the micro-tokens that were refunded so far, and
--- one. Whatever follows is of a later version, and ignored.
+-- One more number comes at the end, if it is not 0: once some of it was reserved or granted, the micro-tokens that were refunded
+-- so far, and one; and while limits of different rates or windows charge it, half of one. Whatever follows is of a later version,
+-- and ignored.
 local GRACE_MS = 60000 -- how long an untouched bucket is kept
 
 local stored = KEYS[1] and redis.call('MGET', unpack(KEYS))
 local used, at, keep, part, per = {}, {}, {}, {}, {}
-local refunds = {} -- nil for a bucket of which no units were granted
+local refunds = {} -- nil for a bucket of which nothing was reserved or granted
+local mixed = {} -- true for a bucket that limits of different rates or windows charge, so that one may lower it for another; else nil
 -- The buckets with levels, by the index of their key; nil while there is none. Each is an array, which is replaced and never
 -- changed: the rate at which `used` drains, as micro-tokens per microseconds; the time when it is void all the same, since
 -- the limits that it was charged by were unknown; and the levels, the one charged last first. Each is an array of its
 -- limit's capacity and rate, and, as of `at`, what is used by it, and the numerator of the part of a micro-token that has
 -- drained.
 local wide
+
+-- Reads the number of the bucket K that comes last.
+local function read_more(k, number)
+  local whole = math.floor(number)
+  if whole > 0 then refunds[k] = whole end
+  if number > whole and keep[k] > now then mixed[k] = true end
+end
 
 local function read(k)
   local state = stored[k]
@@ -27,7 +36,8 @@ local function read(k)
     used[k], at[k], keep[k] = struct.unpack('<ddd', state)
     part[k], per[k] = 0, 1
   elseif #state == 48 then
-    used[k], at[k], keep[k], part[k], per[k], refunds[k] = struct.unpack('<dddddd', state)
+    used[k], at[k], keep[k], part[k], per[k] = struct.unpack('<ddddd', state)
+    read_more(k, struct.unpack('<d', state, 41))
   else
     used[k], at[k], keep[k], part[k], per[k] = struct.unpack('<ddddd', state)
     if #state >= 72 then
@@ -36,7 +46,7 @@ local function read(k)
       for i = 4, 3 + count do
         all[i] = {struct.unpack('<ddddd', state, 73 + 40 * (i - 4))}
       end
-      if count > 0 and #state == 80 + 40 * count then refunds[k] = struct.unpack('<d', state, 73 + 40 * count) end
+      if count > 0 and #state == 80 + 40 * count then read_more(k, struct.unpack('<d', state, 73 + 40 * count)) end
       all[4 + count] = nil -- struct.unpack also returns the position after the last
       all[5 + count] = nil
       wide = wide or {}
@@ -48,13 +58,14 @@ end
 local function write(k)
   local state
   local all = wide and wide[k]
+  local more = (refunds[k] or 0) + (mixed[k] and 0.5 or 0)
   if all then
     local parts = {struct.pack('<ddddddddd', used[k], at[k], keep[k], part[k], per[k], all[1], all[2], all[3], #all - 3)}
     for i = 4, #all do parts[i - 2] = struct.pack('<ddddd', unpack(all[i], 1, 5)) end
-    if refunds[k] then parts[#parts + 1] = struct.pack('<d', refunds[k]) end
+    if more > 0 then parts[#parts + 1] = struct.pack('<d', more) end
     state = table.concat(parts)
-  elseif refunds[k] then
-    state = struct.pack('<dddddd', used[k], at[k], keep[k], part[k], per[k], refunds[k])
+  elseif more > 0 then
+    state = struct.pack('<dddddd', used[k], at[k], keep[k], part[k], per[k], more)
   elseif part[k] > 0 then
     state = struct.pack('<ddddd', used[k], at[k], keep[k], part[k], per[k])
   else

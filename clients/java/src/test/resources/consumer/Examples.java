@@ -23,6 +23,7 @@ final class Examples {
     static ServletContext context;
     static String target;
     static String apiKey;
+    static String token = "";
     static String prompt = "Why?";
     static long maxTokens = 5;
     static Model model = (prompt, maxTokens) -> new Answer(2);

@@ -70,6 +70,7 @@ class CheckLimitRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CHARGE_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
     """The secret API key as the caller presented it: `rlk_<env>_<id>_<secret>`. One that is malformed is KEY_UNKNOWN,
     like any other key that does not exist.
@@ -93,6 +94,11 @@ class CheckLimitRequest(_message.Message):
     """
     charge: Global___CheckLimitRequest.Charge.ValueType
     """When the cost is charged. Zero means IF_ALLOWED."""
+    attempt: _builtins.int
+    """With a `request_id`: 1 if this call was never sent before, by you or by anything between you and the service, such as a retry
+    policy of a proxy. Then it may be denied by what the server remembers (`source` MEMORY), as every call without `request_id`
+    may. 0, unknown, or more: it may be a repeat of a call that was allowed, so the bucket store is asked.
+    """
     @_builtins.property
     def hold(self) -> _duration_pb2.Duration:
         """Makes the call a reservation: `cost` is an estimate, which is charged now, and which the actual cost takes the place of
@@ -110,10 +116,11 @@ class CheckLimitRequest(_message.Message):
         request_id: _builtins.str | None = ...,
         charge: Global___CheckLimitRequest.Charge.ValueType | None = ...,
         hold: _duration_pb2.Duration | None = ...,
+        attempt: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "cost", b"cost", "credential", b"credential", "hold", b"hold", "key_id", b"key_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "charge", b"charge", "cost", b"cost", "credential", b"credential", "hold", b"hold", "key_id", b"key_id", "request_id", b"request_id", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "api_key", b"api_key", "attempt", b"attempt", "charge", b"charge", "cost", b"cost", "credential", b"credential", "hold", b"hold", "key_id", b"key_id", "request_id", b"request_id", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
     _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
@@ -201,6 +208,10 @@ class CheckLimitResponse(_message.Message):
         """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
         GRANT: CheckLimitResponse._Source.ValueType  # 5
         """Units that a client holds, see Grant: it has decided the call by itself. Never sent."""
+        MEMORY: CheckLimitResponse._Source.ValueType  # 6
+        """What the shared bucket store replied a second ago at most: it denied the same call, or one of less cost, until a time that
+        has not come. Only of a denial. `limits` are those of then, with their times as they are now.
+        """
 
     class Source(_Source, metaclass=_SourceEnumTypeWrapper):
         """What the decision is based on."""
@@ -217,6 +228,10 @@ class CheckLimitResponse(_message.Message):
     """The shared bucket store, while no limit refuses: see Enforcement. `limits` say what would have been denied."""
     GRANT: CheckLimitResponse.Source.ValueType  # 5
     """Units that a client holds, see Grant: it has decided the call by itself. Never sent."""
+    MEMORY: CheckLimitResponse.Source.ValueType  # 6
+    """What the shared bucket store replied a second ago at most: it denied the same call, or one of less cost, until a time that
+    has not come. Only of a denial. `limits` are those of then, with their times as they are now.
+    """
 
     ALLOWED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int

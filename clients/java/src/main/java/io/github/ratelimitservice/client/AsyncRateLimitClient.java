@@ -2,6 +2,7 @@ package io.github.ratelimitservice.client;
 
 import io.github.ratelimitservice.client.ClientMetrics.Outcome;
 import io.github.ratelimitservice.client.v1.CheckLimitRequest;
+import io.github.ratelimitservice.client.v1.CheckLimitResponse;
 import io.grpc.Channel;
 import io.grpc.Context;
 import java.time.Duration;
@@ -17,7 +18,7 @@ import java.util.function.UnaryOperator;
 /**
  * A client of the rate limit service whose methods return futures: see {@link RateLimitClient#async()}.
  *
- * <p>A future completes in a thread of gRPC's. It completes with a {@link RateLimitException} for what the caller or the
+ * <p>A future completes in a thread of gRPC's or of the client's. It completes with a {@link RateLimitException} for what the caller or the
  * configuration has to fix, never for a failure of the service. Cancelling it, or completing it by {@code orTimeout}, abandons the
  * call, and so does the gRPC context that the method was called in, by its deadline or by being cancelled: then it completes with a
  * {@link java.util.concurrent.CancellationException}. A future that was derived from it abandons nothing.
@@ -34,6 +35,9 @@ public final class AsyncRateLimitClient implements AutoCloseable {
     private final Extender extender = new Extender();
     private final boolean failOpen;
 
+    /** Null in mode checked. */
+    private final Granting granting;
+
     AsyncRateLimitClient(String target, ClientOptions options) {
         Target.check(target);
         this.target = target;
@@ -44,6 +48,7 @@ public final class AsyncRateLimitClient implements AutoCloseable {
         FailureLog log = new FailureLog(target, options.logger(), options.clock());
         this.reports = new FailureReports(metrics, options.onFailure(), log);
         this.failOpen = options.failOpen();
+        this.granting = options.mode() == Mode.GRANTED ? new Granting(calls, connections, options, new Checks()) : null;
     }
 
     /**
@@ -53,6 +58,20 @@ public final class AsyncRateLimitClient implements AutoCloseable {
      * @return the decision.
      */
     public CompletableFuture<Decision> check(CheckRequest request) {
+        Decision decision = spend(request);
+        return decision == null ? checkWithoutUnit(request) : CompletableFuture.completedFuture(decision);
+    }
+
+    /** The decision by a unit that is held. Null if there is none. */
+    Decision spend(CheckRequest request) {
+        return granting == null ? null : granting.spend(request);
+    }
+
+    /** The decision on a call that spend has none on. */
+    CompletableFuture<Decision> checkWithoutUnit(CheckRequest request) {
+        if (granting != null && request.requestId().isEmpty() && request.cost().signum() > 0) {
+            return granting.check(request);
+        }
         // Only the service knows its first decision on a request id of the caller's own.
         boolean isCacheable = request.requestId().isEmpty();
         return decide(request, message -> message, isCacheable, (decision, reservationId) -> decision);
@@ -155,6 +174,15 @@ public final class AsyncRateLimitClient implements AutoCloseable {
     }
 
     /**
+     * What the client has decided and asked for in {@link Mode#GRANTED} since it was created.
+     *
+     * @return the numbers so far. All are 0 in another mode.
+     */
+    public Grants grants() {
+        return granting == null ? Grants.NONE : granting.grants();
+    }
+
+    /**
      * Whether the service answers within 5 seconds: see {@link #ready(Duration)}.
      *
      * @return completes once it has answered.
@@ -190,12 +218,18 @@ public final class AsyncRateLimitClient implements AutoCloseable {
 
     /**
      * Closes the connections. Calls in flight and later ones complete with a {@link RateLimitException} of FAILED_PRECONDITION:
-     * they never fail open. The holds of open reservations run out.
+     * they never fail open. The holds of open reservations run out. In {@link Mode#GRANTED} it first returns the units that were
+     * not spent, for the deadline of a call at most.
      */
     @Override
     public void close() {
         extender.close();
-        connections.close();
+        if (connections.refuse()) {
+            if (granting != null) {
+                granting.close();
+            }
+            connections.close();
+        }
     }
 
     Channel connection() {
@@ -223,14 +257,24 @@ public final class AsyncRateLimitClient implements AutoCloseable {
         }
         Caller<T> caller = new Caller<>(Context.current());
         calls.check(kind.apply(request.message()).build(), caller, (response, error) -> caller.complete(() -> {
-            Decision decision = error == null ? Decision.of(response) : failed(error);
-            if (isCacheable && error == null) {
-                denials.put(request, decision);
-            }
-            measure(decision, began);
+            Decision decision = decided(request, isCacheable, began, response, error);
             return result.apply(decision, error == null ? response.getReservationId() : "");
         }));
         return caller.future();
+    }
+
+    private Decision decided(
+            CheckRequest request,
+            boolean isCacheable,
+            long began,
+            CheckLimitResponse response,
+            RateLimitException error) {
+        Decision decision = error == null ? Decision.of(response) : failed(error);
+        if (isCacheable && error == null) {
+            denials.put(request, decision);
+        }
+        measure(decision, began);
+        return decision;
     }
 
     private void measure(Decision decision, long began) {
@@ -247,5 +291,37 @@ public final class AsyncRateLimitClient implements AutoCloseable {
         }
         reports.failed(error, failOpen ? Outcome.OPEN : Outcome.CLOSED);
         return Decision.fallback(failOpen, error);
+    }
+
+    /** Decides calls that units do not. */
+    private final class Checks implements Granting.Checks {
+        @Override
+        public void alone(CheckRequest request, Caller<Decision> caller, long began, long waitedNanos) {
+            try {
+                request.validate();
+            } catch (RateLimitException invalid) {
+                caller.fail(invalid);
+                return;
+            }
+            if (calls.isClosed()) {
+                caller.fail(RateLimitException.clientIsClosed());
+                return;
+            }
+            Optional<Decision> cached = denials.get(request);
+            if (cached.isPresent()) {
+                caller.complete(() -> {
+                    measure(cached.get(), began);
+                    return cached.get();
+                });
+                return;
+            }
+            calls.check(request.message().build(), caller, waitedNanos, (response, error) ->
+                    caller.complete(() -> decided(request, true, began, response, error)));
+        }
+
+        @Override
+        public Decision failed(RateLimitException error) {
+            return AsyncRateLimitClient.this.failed(error);
+        }
     }
 }

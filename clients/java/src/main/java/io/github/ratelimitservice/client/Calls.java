@@ -4,21 +4,29 @@ import io.github.ratelimitservice.client.v1.CheckLimitRequest;
 import io.github.ratelimitservice.client.v1.CheckLimitResponse;
 import io.github.ratelimitservice.client.v1.ExtendHoldRequest;
 import io.github.ratelimitservice.client.v1.ExtendHoldResponse;
+import io.github.ratelimitservice.client.v1.GrantRequest;
+import io.github.ratelimitservice.client.v1.GrantResponse;
 import io.github.ratelimitservice.client.v1.RateLimitServiceGrpc;
 import io.github.ratelimitservice.client.v1.SettleLimitRequest;
 import io.github.ratelimitservice.client.v1.SettleLimitResponse;
 import io.grpc.CallOptions;
+import io.grpc.Context;
 import io.grpc.Deadline;
 import io.grpc.MethodDescriptor;
 import io.grpc.Status;
 import io.grpc.stub.ClientCalls;
 import io.grpc.stub.StreamObserver;
 import java.time.Duration;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.function.UnaryOperator;
 
 /** What the client sends, with its deadline and its retries. */
 final class Calls {
-    /** How often a check is sent at most. Only UNAVAILABLE is sent again, with the same request id. */
+    /** What a check has at least that had to wait for units. */
+    private static final long MIN_NANOS = TimeUnit.MILLISECONDS.toNanos(1);
+
+    /** How often a check, or a request for units, is sent at most. Only UNAVAILABLE is sent again, with the same id. */
     private static final int MAX_CHECKS = 2;
 
     /** How often a settlement is sent at most: the service settles a reservation once, however often it gets that. */
@@ -44,25 +52,75 @@ final class Calls {
     }
 
     void check(CheckLimitRequest request, Caller<?> caller, Outcome<CheckLimitResponse> outcome) {
-        Connection connection = connections.next();
-        connection.onceTried(() -> check(connection, request, caller, newDeadline(), 1, outcome));
+        check(request, caller, 0, outcome);
     }
 
-    private void check(
+    /** A check that has waited already, for so long of its deadline. */
+    void check(CheckLimitRequest request, Caller<?> caller, long waitedNanos, Outcome<CheckLimitResponse> outcome) {
+        Connection connection = connections.next();
+        connection.onceTried(() -> {
+            Deadline deadline = Deadline.after(Math.max(deadlineNanos - waitedNanos, MIN_NANOS), TimeUnit.NANOSECONDS);
+            send(
+                    connection,
+                    RateLimitServiceGrpc.getCheckLimitMethod(),
+                    request,
+                    Calls::again,
+                    caller,
+                    deadline,
+                    1,
+                    outcome);
+        });
+    }
+
+    /** Asks for units, and returns some. Sent again it is the same grant. Nobody abandons it. */
+    CompletableFuture<GrantResponse> grant(GrantRequest request) {
+        Caller<GrantResponse> caller = new Caller<>(Context.ROOT);
+        Connection connection = connections.nextTried();
+        Outcome<GrantResponse> outcome = (response, error) -> {
+            if (error == null) {
+                caller.complete(() -> response);
+            } else {
+                caller.fail(error);
+            }
+        };
+        connection.onceTried(() -> send(
+                connection,
+                RateLimitServiceGrpc.getGrantMethod(),
+                request,
+                UnaryOperator.identity(),
+                caller,
+                newDeadline(),
+                1,
+                outcome));
+        return caller.future();
+    }
+
+    /** Sends a call once more that was UNAVAILABLE, over the next connection, with the request that AGAIN makes of it. */
+    private <Q, R> void send(
             Connection connection,
-            CheckLimitRequest request,
+            MethodDescriptor<Q, R> method,
+            Q request,
+            UnaryOperator<Q> again,
             Caller<?> caller,
             Deadline deadline,
             int attempt,
-            Outcome<CheckLimitResponse> outcome) {
-        checkOnce(connection, request, caller, deadline, (response, error) -> {
-            boolean isRetryable = error != null && error.code() == Status.Code.UNAVAILABLE && !error.isOverload();
+            Outcome<R> outcome) {
+        send(connection, method, request, caller, deadline, (response, error) -> {
+            boolean isRetryable = error != null && error.isRepeatable();
             if (isRetryable && attempt < MAX_CHECKS && !deadline.isExpired() && !caller.isGone()) {
-                check(connections.next(), request, caller, deadline, attempt + 1, outcome);
+                Q next = again.apply(request);
+                send(connections.next(), method, next, again, caller, deadline, attempt + 1, outcome);
             } else {
                 outcome.of(response, error);
             }
         });
+    }
+
+    /** The request for a retry: the service must not take it for the first attempt. */
+    private static CheckLimitRequest again(CheckLimitRequest request) {
+        return request.getAttempt() == 0
+                ? request
+                : request.toBuilder().setAttempt(request.getAttempt() + 1).build();
     }
 
     /** A check that is not retried, over a connection and with a deadline of its own. */

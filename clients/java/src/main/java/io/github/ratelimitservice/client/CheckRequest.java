@@ -119,6 +119,10 @@ public final class CheckRequest {
         return requestId;
     }
 
+    Credential credential() {
+        return credential;
+    }
+
     /** Throws RateLimitException for what cannot be sent. */
     void validate() {
         Sendable.checkText("api_key", apiKey());
@@ -132,7 +136,8 @@ public final class CheckRequest {
     CheckLimitRequest.Builder message() {
         CheckLimitRequest.Builder message = CheckLimitRequest.newBuilder()
                 .setResource(resource)
-                .setRequestId(requestId.isEmpty() ? UUID.randomUUID().toString() : requestId);
+                .setRequestId(requestId.isEmpty() ? UUID.randomUUID().toString() : requestId)
+                .setAttempt(requestId.isEmpty() ? 1 : 0); // of an id of the caller's nobody knows
         if (!cost.equals(BigInteger.ONE)) {
             message.setCost(cost.longValue());
         }

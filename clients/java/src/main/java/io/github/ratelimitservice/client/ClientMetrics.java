@@ -34,4 +34,12 @@ public interface ClientMetrics {
      * @param outcome what that led to.
      */
     void failed(RateLimitException error, Outcome outcome);
+
+    /**
+     * What a client of {@link Mode#GRANTED} has decided and asked for, about once a second and when it is closed, in a thread of its
+     * own. {@code allowed} and {@code denied} are calls that were decided without waiting, which {@link #decided} is not called for.
+     *
+     * @param change how much each number has changed.
+     */
+    default void granted(Grants change) {}
 }

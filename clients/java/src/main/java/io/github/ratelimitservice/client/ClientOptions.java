@@ -19,6 +19,8 @@ record ClientOptions(
         Duration denialCacheMaxAge,
         String token,
         ChannelCredentials tls,
+        Mode mode,
+        NearLimit nearLimit,
         LongSupplier clock) {
 
     private static final int MAX_ASCII = 0x7f;

@@ -54,6 +54,16 @@ final class Connection {
         tried.complete(null);
     }
 
+    /** Whether it was up, could not be connected, or has taken too long. */
+    boolean wasTried() {
+        return tried.isDone();
+    }
+
+    /** Whether it is up now. */
+    boolean isUp() {
+        return channel.getState(false) == ConnectivityState.READY;
+    }
+
     /** Completes when it is up, or with an exception when it is closed. */
     CompletableFuture<Void> up() {
         CompletableFuture<Void> up = new CompletableFuture<>();

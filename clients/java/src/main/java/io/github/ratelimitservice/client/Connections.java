@@ -13,6 +13,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicLong;
 
@@ -35,7 +36,7 @@ final class Connections extends Channel {
     private final List<Connection> all;
     private final AtomicInteger rotation = new AtomicInteger();
     private final AtomicLong retried = new AtomicLong(System.nanoTime());
-    private volatile boolean isClosed;
+    private final AtomicBoolean isClosed = new AtomicBoolean();
 
     private Connections(List<Connection> all) {
         this.all = all;
@@ -71,6 +72,15 @@ final class Connections extends Channel {
         return all.get(Math.floorMod(rotation.getAndIncrement(), all.size()));
     }
 
+    /** The next one for which no call has to wait. If there is none, the next one. */
+    Connection nextTried() {
+        Connection next = next();
+        for (int others = all.size() - 1; others > 0 && !next.wasTried(); others--) {
+            next = next();
+        }
+        return next;
+    }
+
     List<Connection> all() {
         return all;
     }
@@ -86,7 +96,7 @@ final class Connections extends Channel {
     }
 
     boolean isClosed() {
-        return isClosed;
+        return isClosed.get();
     }
 
     /** Completes once all connections are up, or with an exception once they are closed. */
@@ -103,9 +113,13 @@ final class Connections extends Channel {
         }
     }
 
+    /** Has no more calls made. Returns false if they are not any more. */
+    boolean refuse() {
+        return isClosed.compareAndSet(false, true);
+    }
+
     /** Closes the connections: calls in flight fail. */
     void close() {
-        isClosed = true;
         all.forEach(Connection::close);
     }
 }

@@ -72,10 +72,26 @@ public record Decision(
         return source == Source.DEGRADED;
     }
 
-    /** The cached decision after a time: every wait is shortened by that, none below zero. */
-    Decision cachedFor(Duration age) {
+    /** The decision on a call that takes a unit of the grant that it came with. */
+    Decision ofGrant() {
         return new Decision(
-                allowed, reason, reasonNumber, source, Origin.CACHE, keyId, subject, plan, limit, remaining,
+                allowed, reason, reasonNumber, Source.GRANT, Origin.GRANT, keyId, subject, plan, limit, remaining,
+                retryAfter, limits, failure);
+    }
+
+    /** A denial by the binding limit, until so much later. */
+    Decision overLimit(Duration wait) {
+        return new Decision(
+                false, Reason.OVER_LIMIT, Reason.OVER_LIMIT.ordinal(), Source.STORE, origin, keyId, subject, plan, limit,
+                remaining, Optional.of(wait),
+                limits.stream().map(result -> result.name().equals(limit) ? result.denying(wait) : result).toList(),
+                failure);
+    }
+
+    /** The decision after a time: every wait is shortened by that, none below zero. */
+    Decision after(Duration age, Origin by) {
+        return new Decision(
+                allowed, reason, reasonNumber, source, by, keyId, subject, plan, limit, remaining,
                 retryAfter.map(wait -> Durations.left(wait, age)),
                 limits.stream().map(result -> result.after(age)).toList(),
                 failure);

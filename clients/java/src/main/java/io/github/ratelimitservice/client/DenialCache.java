@@ -47,7 +47,7 @@ final class DenialCache {
             }
             long age = now - entry.added;
             if (age < entry.lifetime) {
-                return Optional.of(entry.decision.cachedFor(Duration.ofNanos(age)));
+                return Optional.of(entry.decision.after(Duration.ofNanos(age), Origin.CACHE));
             }
             entries.remove(key);
             isEmpty = entries.isEmpty();

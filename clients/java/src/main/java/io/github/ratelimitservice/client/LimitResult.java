@@ -42,6 +42,11 @@ public record LimitResult(
                 Durations.of(message.getWindow()));
     }
 
+    /** The result for a call that does not fit until so much later. */
+    LimitResult denying(Duration wait) {
+        return new LimitResult(name, limit, remaining, resetAfter, Optional.of(wait), true, shadow, window);
+    }
+
     /** The result with every wait shortened by the time elapsed, none below zero. */
     LimitResult after(Duration elapsed) {
         return new LimitResult(

@@ -74,7 +74,8 @@ public final class RateLimitClient implements AutoCloseable {
      * @throws CancellationException if the caller has abandoned the call.
      */
     public Decision check(CheckRequest request) {
-        return Blocking.await(async.check(request));
+        Decision decision = async.spend(request);
+        return decision == null ? Blocking.await(async.checkWithoutUnit(request)) : decision;
     }
 
     /**
@@ -125,6 +126,15 @@ public final class RateLimitClient implements AutoCloseable {
      */
     public Failures failures() {
         return async.failures();
+    }
+
+    /**
+     * What the client has decided and asked for in {@link Mode#GRANTED} since it was created.
+     *
+     * @return the numbers so far. All are 0 in another mode.
+     */
+    public Grants grants() {
+        return async.grants();
     }
 
     /**
@@ -195,7 +205,8 @@ public final class RateLimitClient implements AutoCloseable {
 
     /**
      * Closes the connections. Calls in flight and later ones end with a {@link RateLimitException} of FAILED_PRECONDITION: they
-     * never fail open. The holds of open reservations run out.
+     * never fail open. The holds of open reservations run out. In {@link Mode#GRANTED} it first returns the units that were not
+     * spent, for the deadline of a call at most.
      */
     @Override
     public void close() {
@@ -216,6 +227,8 @@ public final class RateLimitClient implements AutoCloseable {
         private Duration denialCacheMaxAge = Duration.ofSeconds(60);
         private String token = "";
         private ChannelCredentials tls = InsecureChannelCredentials.create();
+        private Mode mode = Mode.CHECKED;
+        private NearLimit nearLimit = NearLimit.EXACT;
         private LongSupplier clock = System::nanoTime;
 
         private Builder(String target) {
@@ -356,7 +369,30 @@ public final class RateLimitClient implements AutoCloseable {
         }
 
         /**
-         * The clock by which cached denials expire, and by which a minute passes between warnings. Deadlines run in real time.
+         * Who decides calls of {@code check}.
+         *
+         * @param value the default is {@link Mode#CHECKED}.
+         * @return this builder.
+         */
+        public Builder mode(Mode value) {
+            mode = Objects.requireNonNull(value, "mode is null");
+            return this;
+        }
+
+        /**
+         * When the client asks again in {@link Mode#GRANTED}, once a limit has less left than was wanted.
+         *
+         * @param value the default is {@link NearLimit#EXACT}.
+         * @return this builder.
+         */
+        public Builder nearLimit(NearLimit value) {
+            nearLimit = Objects.requireNonNull(value, "nearLimit is null");
+            return this;
+        }
+
+        /**
+         * The clock by which cached denials and units expire, and by which a minute passes between warnings. Deadlines run in real
+         * time.
          *
          * @param value returns nanoseconds that never decrease. The default is {@link System#nanoTime()}.
          * @return this builder.
@@ -385,6 +421,8 @@ public final class RateLimitClient implements AutoCloseable {
                     denialCacheMaxAge,
                     token,
                     tls,
+                    mode,
+                    nearLimit,
                     clock);
             return new RateLimitClient(new AsyncRateLimitClient(target, options));
         }

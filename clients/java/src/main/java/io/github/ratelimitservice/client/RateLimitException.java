@@ -4,6 +4,8 @@ import com.google.protobuf.Any;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
+import io.github.ratelimitservice.client.v1.CheckError;
+import io.github.ratelimitservice.client.v1.ErrorReason;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import java.util.EnumSet;
@@ -66,6 +68,20 @@ public final class RateLimitException extends RuntimeException {
         }
         String description = status.getDescription() == null ? "" : status.getDescription();
         return new RateLimitException(status.getCode(), description, reason, field, thrown);
+    }
+
+    /** The error of one request of a stream. */
+    static RateLimitException of(CheckError error) {
+        Status.Code code = Status.fromCodeValue(error.getCode()).getCode();
+        boolean hasReason = error.getReason() != ErrorReason.ERROR_REASON_UNSPECIFIED
+                && error.getReason() != ErrorReason.UNRECOGNIZED;
+        String reason = hasReason ? error.getReason().name() : "";
+        return new RateLimitException(code, error.getMessage(), reason, error.getField(), null);
+    }
+
+    /** The error of what took longer than the deadline. */
+    static RateLimitException late(String message) {
+        return new RateLimitException(Status.Code.DEADLINE_EXCEEDED, message, "", "", null);
     }
 
     /** The error of a call after the client was closed. It never fails open: to close it is a decision of its owner. */
@@ -131,6 +147,11 @@ public final class RateLimitException extends RuntimeException {
      */
     boolean isFailure() {
         return FAILURES.contains(code);
+    }
+
+    /** Whether a check, or a request for units, is worth sending once more. */
+    boolean isRepeatable() {
+        return code == Status.Code.UNAVAILABLE && !isOverload();
     }
 
     /** Whether nothing is sent again: a server with more calls than it can decide must not get each of them twice. */

@@ -39,6 +39,27 @@ final class Sendable {
         }
     }
 
+    /** Whether a text has so many bytes at most, all of them UTF-8, and no control characters. */
+    static boolean isPlain(String text, int maxBytes) {
+        long bytes = text.length();
+        for (int i = 0; i < text.length() && bytes <= maxBytes; i++) {
+            char unit = text.charAt(i);
+            if (Character.isISOControl(unit)) {
+                return false;
+            }
+            if (Character.isSurrogate(unit)) {
+                if (!Character.isSurrogatePair(unit, i + 1 < text.length() ? text.charAt(i + 1) : unit)) {
+                    return false;
+                }
+                bytes += 2; // 4 for both
+                i++;
+            } else if (unit >= 0x80) {
+                bytes += unit < 0x800 ? 1 : 2;
+            }
+        }
+        return bytes <= maxBytes;
+    }
+
     /** Throws RateLimitException for a cost that is no unsigned integer of 64 bits. */
     static void checkCost(String field, BigInteger cost) {
         if (cost.signum() < 0 || cost.bitLength() > Long.SIZE) {

@@ -12,8 +12,10 @@ public enum Source {
     DEGRADED,
     /** The shared bucket store, while no limit refuses. The limits are what would have been denied. */
     UNENFORCED,
-    /** Units that a client holds: it has decided the call by itself. This client does not. */
+    /** Units that the client holds: it has decided the call by itself, in {@link Mode#GRANTED}. */
     GRANT,
+    /** What the shared bucket store replied a second ago at most. Only of a denial. */
+    MEMORY,
     /** A source of a newer service. */
     UNRECOGNIZED;
 

@@ -3,21 +3,13 @@ package io.github.ratelimitservice.client.bench;
 import com.sun.management.OperatingSystemMXBean;
 import io.github.ratelimitservice.client.RateLimitClient;
 import io.github.ratelimitservice.client.v1.CheckLimitRequest;
-import io.github.ratelimitservice.client.v1.CheckLimitResponse;
 import io.github.ratelimitservice.client.v1.RateLimitServiceGrpc;
 import io.github.ratelimitservice.client.v1.RateLimitServiceGrpc.RateLimitServiceBlockingStub;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
-import io.grpc.InsecureServerCredentials;
 import io.grpc.ManagedChannel;
-import io.grpc.Server;
-import io.grpc.stub.StreamObserver;
-import java.io.BufferedReader;
 import java.io.IOException;
-import java.io.InputStreamReader;
 import java.lang.management.ManagementFactory;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Arrays;
 import java.util.concurrent.TimeUnit;
@@ -43,24 +35,12 @@ public final class Overhead {
     /**
      * Measures, and exits with 1 if the client costs more than the bound.
      *
-     * @param arguments {@code serve} for the process of the server.
+     * @param arguments none.
      */
     public static void main(String[] arguments) throws IOException {
-        if (arguments.length > 0) {
-            serve();
-            return;
-        }
-        String java = Path.of(System.getProperty("java.home"), "bin", "java").toString();
-        Process server = new ProcessBuilder(
-                        java, "-cp", System.getProperty("java.class.path"), Overhead.class.getName(), "serve")
-                .redirectError(ProcessBuilder.Redirect.INHERIT)
-                .start();
         double overhead;
-        try (BufferedReader output =
-                new BufferedReader(new InputStreamReader(server.getInputStream(), StandardCharsets.UTF_8))) {
-            overhead = measure("127.0.0.1:" + output.readLine());
-        } finally {
-            server.destroy();
+        try (AllowingServer server = new AllowingServer()) {
+            overhead = measure(server.target());
         }
         if (overhead > MAX_PER_CENT) {
             System.out.printf("more than %.0f %%%n", MAX_PER_CENT);
@@ -117,24 +97,5 @@ public final class Overhead {
         if (!isServed) {
             throw new IllegalStateException("a call got no response from the server: the results mean nothing");
         }
-    }
-
-    /** Serves until standard input ends, so that it does not outlive the other process. */
-    private static void serve() throws IOException {
-        Server server = Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
-                .addService(new RateLimitServiceGrpc.RateLimitServiceImplBase() {
-                    @Override
-                    public void checkLimit(CheckLimitRequest request, StreamObserver<CheckLimitResponse> to) {
-                        to.onNext(CheckLimitResponse.newBuilder().setAllowed(true).build());
-                        to.onCompleted();
-                    }
-                })
-                .build()
-                .start();
-        System.out.println(server.getPort());
-        while (System.in.read() >= 0) {
-            // Nothing is sent.
-        }
-        server.shutdownNow();
     }
 }

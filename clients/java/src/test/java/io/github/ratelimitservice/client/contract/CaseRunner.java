@@ -14,6 +14,9 @@ import io.github.ratelimitservice.client.CheckRequest;
 import io.github.ratelimitservice.client.ClientMetrics;
 import io.github.ratelimitservice.client.Decision;
 import io.github.ratelimitservice.client.Failures;
+import io.github.ratelimitservice.client.Grants;
+import io.github.ratelimitservice.client.Mode;
+import io.github.ratelimitservice.client.NearLimit;
 import io.github.ratelimitservice.client.OnError;
 import io.github.ratelimitservice.client.RateLimitClient;
 import io.github.ratelimitservice.client.RateLimitException;
@@ -27,12 +30,16 @@ import io.github.ratelimitservice.client.testing.ScriptedServer.Attempt;
 import io.github.ratelimitservice.client.testing.ScriptedServer.Response;
 import io.github.ratelimitservice.client.testing.Site;
 import io.github.ratelimitservice.client.v1.CheckLimitRequest;
+import io.github.ratelimitservice.client.v1.GrantRequest;
 import java.io.IOException;
 import java.math.BigInteger;
 import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
@@ -64,6 +71,7 @@ final class CaseRunner implements AutoCloseable {
     private final RateLimitClient client;
     private final Gateway gateway;
     private final Set<String> usedIds = new HashSet<>();
+    private final List<String> grantIds = new ArrayList<>();
 
     /** The one that steps settle and extend. */
     private Gateway.Held reservation;
@@ -75,6 +83,9 @@ final class CaseRunner implements AutoCloseable {
 
     CaseRunner(ContractCase one, Function<RateLimitClient, Gateway> way) throws Exception {
         this.one = one;
+        if (ContractCase.isSet(one.json(), "stream")) {
+            server.serveStreams();
+        }
         boolean isLate = one.json().has("accepts_after_ms");
         if (isLate) {
             JsonElement after = one.json().get("accepts_after_ms");
@@ -114,6 +125,8 @@ final class CaseRunner implements AutoCloseable {
                 case "fail_open" -> builder.failOpen(value.getAsBoolean());
                 case "connect_timeout_ms" -> builder.connectTimeout(Duration.ofMillis(value.getAsLong()));
                 case "connections" -> builder.connections(value.getAsInt());
+                case "mode" -> builder.mode(Mode.valueOf(value.getAsString().toUpperCase(Locale.ROOT)));
+                case "near_limit" -> builder.nearLimit(NearLimit.valueOf(value.getAsString().toUpperCase(Locale.ROOT)));
                 case "denial_cache_size" -> builder.denialCacheSize(value.getAsInt());
                 case "denial_cache_max_age_ms" -> builder.denialCacheMaxAge(Duration.ofMillis(value.getAsLong()));
                 default -> throw new IllegalStateException("this runner does not know the option " + option.getKey());
@@ -128,33 +141,49 @@ final class CaseRunner implements AutoCloseable {
             String name = one + ", step " + number++;
             if (step.has("advance_ms")) {
                 now.addAndGet(TimeUnit.MILLISECONDS.toNanos(step.get("advance_ms").getAsLong()));
-            } else if (ContractCase.isSet(step, "close")) {
-                client.close();
             } else {
                 run(name, step);
             }
         }
+        if (one.isGranted()) {
+            server.script();
+            client.close();
+            assertEquals(client.grants(), metrics.grants(), one + ": the grants of the metrics");
+        }
     }
 
     private void run(String name, JsonObject step) throws Exception {
-        List<JsonObject> items = ContractCase.objects(step.getAsJsonArray("server")).toList();
+        boolean hasServer = step.has("server");
+        List<JsonObject> items =
+                hasServer ? ContractCase.objects(step.getAsJsonArray("server")).toList() : List.of();
         server.script(items.stream().map(ContractCase::response).toArray(Response[]::new));
         int required = (int) items.stream().filter(item -> !ContractCase.isSet(item, "optional")).count();
-        String expected = step.get("expect").toString().replace("{target}", target);
+        String expected = step.has("expect") ? step.get("expect").toString().replace("{target}", target) : "{}";
         Expectation expect = new Expectation(name, JsonParser.parseString(expected).getAsJsonObject());
         if (step.has("request")) {
             request(step.getAsJsonObject("request"), expect);
         } else if (step.has("scope")) {
             scope(step.getAsJsonObject("scope"), expect);
-        } else {
+        } else if (ContractCase.isSet(step, "close")) {
+            client.close();
+        } else if (step.has("withdraw")) {
+            step.getAsJsonArray("withdraw").forEach(keyId -> server.withdraw(keyId.getAsString()));
+        } else if (!step.has("wait")) {
             call(step, expect);
-            assertEquals(decided, metrics.decided.get(), name + ": the decisions of the metrics");
+            // Calls that have not waited are in the numbers of grants only.
+            if (!one.isGranted() || required > 0) {
+                assertEquals(decided, metrics.decided.get(), name + ": the decisions of the metrics");
+            }
         }
         decided = metrics.decided.get();
+        if (required == 0 && (step.has("withdraw") || step.has("wait"))) {
+            Thread.sleep(250); // in which nothing is to be sent
+        }
         server.waitForAttempts(required);
         String key = step.has("call") ? "call" : "scope";
         attempts(name, required, items.size(), step.has(key) ? ContractCase.text(step.getAsJsonObject(key), "request_id") : "");
-        expect.attempts(server.attempts());
+        expect.attempts(server.attempts(), grantIds());
+        expect.grants(client::grants);
         expect.failures(client.failures(), one.options().has("on_failure") ? -1 : callbacks.get(), metrics.failures());
         expect.field("logged", logger.take());
         expect.allVerified();
@@ -280,6 +309,19 @@ final class CaseRunner implements AutoCloseable {
         }
     }
 
+    /** The ids of requests for units, in their order. */
+    private List<String> grantIds() {
+        for (Attempt attempt : server.attempts()) {
+            if (attempt.request() instanceof GrantRequest request
+                    && request.getWants() > 0
+                    && !grantIds.contains(request.getGrantId())) {
+                assertTrue(request.getGrantId().matches("[0-9a-f]{32}"), request.getGrantId());
+                grantIds.add(request.getGrantId());
+            }
+        }
+        return grantIds;
+    }
+
     private static CheckRequest checkRequest(JsonObject call) {
         Map<String, String> texts = texts(call);
         CheckRequest request = texts.containsKey("key_id")
@@ -346,6 +388,7 @@ final class CaseRunner implements AutoCloseable {
     private static final class RecordedMetrics implements ClientMetrics {
         private final AtomicInteger decided = new AtomicInteger();
         private final Map<Outcome, Integer> failures = new HashMap<>();
+        private final long[] grants = new long[8];
 
         @Override
         public void decided(Decision decision, Duration duration) {
@@ -357,6 +400,20 @@ final class CaseRunner implements AutoCloseable {
         public synchronized void failed(RateLimitException error, Outcome outcome) {
             assertNotNull(error);
             failures.merge(outcome, 1, Integer::sum);
+        }
+
+        @Override
+        public synchronized void granted(Grants change) {
+            long[] by = {
+                change.allowed(), change.denied(), change.waited(), change.requests(),
+                change.granted(), change.returned(), change.expired(), change.held()
+            };
+            Arrays.setAll(grants, i -> grants[i] + by[i]);
+        }
+
+        synchronized Grants grants() {
+            return new Grants(
+                    grants[0], grants[1], grants[2], grants[3], grants[4], grants[5], grants[6], grants[7]);
         }
 
         synchronized Failures failures() {

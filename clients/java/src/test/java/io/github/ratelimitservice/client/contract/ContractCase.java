@@ -13,6 +13,7 @@ import com.google.rpc.ErrorInfo;
 import io.github.ratelimitservice.client.testing.ScriptedServer.Response;
 import io.github.ratelimitservice.client.v1.CheckLimitResponse;
 import io.github.ratelimitservice.client.v1.ExtendHoldResponse;
+import io.github.ratelimitservice.client.v1.GrantResponse;
 import io.github.ratelimitservice.client.v1.SettleLimitResponse;
 import io.grpc.Status;
 import io.grpc.protobuf.StatusProto;
@@ -31,14 +32,14 @@ import java.util.stream.StreamSupport;
 record ContractCase(String file, JsonObject json) {
     private static final Path FOLDER = Path.of("..", "conformance");
 
-    /** These have another form, or are of grants, which this client does not have. */
-    private static final Set<String> OTHERS =
-            Set.of("grants.json", "service_config.json", "targets.json", "tokens.json");
+    /** These have another form. */
+    private static final Set<String> OTHERS = Set.of("service_config.json", "targets.json", "tokens.json");
 
     private static final Map<String, Supplier<Message.Builder>> RESPONSES = Map.of(
             "CheckLimit", CheckLimitResponse::newBuilder,
             "SettleLimit", SettleLimitResponse::newBuilder,
-            "ExtendHold", ExtendHoldResponse::newBuilder);
+            "ExtendHold", ExtendHoldResponse::newBuilder,
+            "Grant", GrantResponse::newBuilder);
 
     static List<ContractCase> all() {
         try (Stream<Path> paths = Files.list(FOLDER)) {
@@ -74,6 +75,11 @@ record ContractCase(String file, JsonObject json) {
         String text = json.toString();
         return Stream.of("deadline_ms", "duration_ms", "_after_ms", "timeout_ms", "wait_ms", "until_attempts")
                 .anyMatch(text::contains);
+    }
+
+    /** Whether the client decides by units. */
+    boolean isGranted() {
+        return text(options(), "mode").equals("granted");
     }
 
     List<JsonObject> steps() {

@@ -17,6 +17,7 @@ import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
 import io.github.ratelimitservice.client.Decision;
 import io.github.ratelimitservice.client.Failures;
+import io.github.ratelimitservice.client.Grants;
 import io.github.ratelimitservice.client.HeaderStyle;
 import io.github.ratelimitservice.client.LimitHeaders;
 import io.github.ratelimitservice.client.LimitResult;
@@ -28,11 +29,15 @@ import io.github.ratelimitservice.client.Settlement;
 import io.github.ratelimitservice.client.testing.ScriptedServer.Attempt;
 import io.github.ratelimitservice.client.v1.CheckLimitRequest;
 import io.github.ratelimitservice.client.v1.ExtendHoldRequest;
+import io.github.ratelimitservice.client.v1.GrantRequest;
+import io.github.ratelimitservice.client.v1.GrantReturn;
+import io.github.ratelimitservice.client.v1.GrantSpent;
 import io.github.ratelimitservice.client.v1.SettleLimitRequest;
 import io.grpc.Status;
 import java.math.BigDecimal;
 import java.net.http.HttpResponse;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
@@ -42,6 +47,7 @@ import java.util.Optional;
 import java.util.Set;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.TimeoutException;
+import java.util.function.Supplier;
 
 /** Verifies what a step expects, and knows which fields were not verified. */
 final class Expectation {
@@ -194,8 +200,8 @@ final class Expectation {
         return got;
     }
 
-    /** The requests that the server received, and the time that it had for the first. */
-    void attempts(List<Attempt> attempts) {
+    /** The requests that the server received, and the time that it had for the first. The ids are those of requests for units. */
+    void attempts(List<Attempt> attempts, List<String> grantIds) {
         if (take("server_deadline_ms") && !attempts.isEmpty()) {
             long maximum = expected.get("server_deadline_ms").getAsLong();
             long left = attempts.get(0).millisLeft().orElseThrow();
@@ -207,7 +213,7 @@ final class Expectation {
         JsonArray wanted = expected.getAsJsonArray("attempts");
         assertEquals(wanted.size(), attempts.size(), step + ": the number of attempts");
         for (int i = 0; i < wanted.size(); i++) {
-            Map<String, Object> got = fields(attempts.get(i));
+            Map<String, Object> got = fields(attempts.get(i), grantIds);
             for (Map.Entry<String, JsonElement> field : wanted.get(i).getAsJsonObject().entrySet()) {
                 same("attempts[" + i + "]." + field.getKey(), field.getValue(), got.get(field.getKey()));
             }
@@ -215,7 +221,7 @@ final class Expectation {
     }
 
     /** The fields of a request that a case can have. */
-    private static Map<String, Object> fields(Attempt attempt) {
+    private static Map<String, Object> fields(Attempt attempt, List<String> grantIds) {
         Map<String, Object> got = new LinkedHashMap<>();
         if (attempt.request() instanceof SettleLimitRequest request) {
             got.put("reservation_id", request.getReservationId());
@@ -223,16 +229,58 @@ final class Expectation {
         } else if (attempt.request() instanceof ExtendHoldRequest request) {
             got.put("reservation_id", request.getReservationId());
             got.put("hold_ms", request.hasHold() ? millis(request.getHold()) : null);
+        } else if (attempt.request() instanceof GrantRequest request) {
+            got.put("grant_id", request.getGrantId());
+            got.put("api_key", request.getApiKey());
+            got.put("key_id", request.getKeyId());
+            got.put("resource", request.getResource());
+            got.put("cost", request.hasCost() ? unsigned(request.getCost()) : BigDecimal.ONE);
+            got.put("wants", request.getWants());
+            got.put("returns", request.getReturnsList().stream().map(each -> fields(each, grantIds)).toList());
         } else if (attempt.request() instanceof CheckLimitRequest request) {
             got.put("api_key", request.getApiKey());
             got.put("key_id", request.getKeyId());
             got.put("resource", request.getResource());
             got.put("cost", request.hasCost() ? unsigned(request.getCost()) : BigDecimal.ONE);
             got.put("request_id", request.getRequestId());
+            got.put("attempt", BigDecimal.valueOf(request.getAttempt()));
             got.put("charge", request.getCharge().name());
             got.put("hold_ms", request.hasHold() ? millis(request.getHold()) : null);
         }
         return got;
+    }
+
+    /** A grant that is returned is named by the number of its request. */
+    private static Map<String, Object> fields(GrantReturn returned, List<String> grantIds) {
+        int number = grantIds.indexOf(returned.getGrantId()) + 1;
+        List<Map<String, Object>> spent = new ArrayList<>();
+        for (GrantSpent line : returned.getSpentList()) {
+            spent.add(Map.of(
+                    "resource", line.getResource(),
+                    "allowed", line.getAllowed(),
+                    "denied", line.getDenied(),
+                    "cost", line.getCost(),
+                    "limit", line.getLimit()));
+        }
+        return Map.of("of", number == 0 ? "none" : number, "unused", returned.getUnused(), "spent", spent);
+    }
+
+    /** The numbers of grants, which may become so within some time. */
+    void grants(Supplier<Grants> read) throws InterruptedException {
+        if (!take("grants")) {
+            return;
+        }
+        JsonObject wanted = expected.getAsJsonObject("grants");
+        JsonObject got = GSON.toJsonTree(read.get()).getAsJsonObject();
+        for (int tries = 0; tries < 1000 && !hasAll(got, wanted); tries++) {
+            Thread.sleep(5);
+            got = GSON.toJsonTree(read.get()).getAsJsonObject();
+        }
+        assertTrue(hasAll(got, wanted), step + ": grants is " + got + ", not " + wanted);
+    }
+
+    private static boolean hasAll(JsonObject all, JsonObject some) {
+        return some.keySet().stream().allMatch(name -> isSame(all.get(name), some.get(name)));
     }
 
     /** The counters so far, and how often the callback was called and the metrics were. */

@@ -7,6 +7,7 @@ import io.github.ratelimitservice.client.RateLimitException;
 import java.io.IOException;
 import java.net.InetAddress;
 import java.net.ServerSocket;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
@@ -20,11 +21,12 @@ final class DevService implements AutoCloseable {
 
     private final Path folder = Files.createTempDirectory("ratelimit-e2e-");
     private final Process process;
+    private final String executable;
     private final String target;
     private final String apiKey;
 
     DevService() throws IOException, InterruptedException {
-        String executable = Optional.ofNullable(System.getenv("RATELIMIT_SERVICE"))
+        executable = Optional.ofNullable(System.getenv("RATELIMIT_SERVICE"))
                 .orElse(Path.of("..", "..", ".venv", "bin", "ratelimit-service").toString());
         if (!Files.isExecutable(Path.of(executable))) {
             throw new IllegalStateException(
@@ -57,6 +59,20 @@ final class DevService implements AutoCloseable {
 
     String apiKey() {
         return apiKey;
+    }
+
+    /** A new token of role gateway. */
+    String gatewayToken() throws IOException, InterruptedException {
+        ProcessBuilder command = new ProcessBuilder(
+                        executable, "admin-tokens", "create", "java-e2e", "--role", "gateway", "--json")
+                .redirectError(ProcessBuilder.Redirect.INHERIT);
+        command.environment().put("RATELIMIT_DATA_DIR", folder.toString());
+        Process created = command.start();
+        String printed = new String(created.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+        if (created.waitFor() != 0) {
+            throw new IllegalStateException("no token was created");
+        }
+        return JsonParser.parseString(printed).getAsJsonObject().get("token").getAsString();
     }
 
     @Override

@@ -7,6 +7,8 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.github.ratelimitservice.client.CheckRequest;
 import io.github.ratelimitservice.client.Decision;
+import io.github.ratelimitservice.client.Grants;
+import io.github.ratelimitservice.client.Mode;
 import io.github.ratelimitservice.client.Origin;
 import io.github.ratelimitservice.client.RateLimitClient;
 import io.github.ratelimitservice.client.RateLimitException;
@@ -131,9 +133,47 @@ class ServiceIT {
         assertEquals(2, batch.getResultsCount());
     }
 
-    /** Every example of the README, as written, compiles and runs in a project of its own, with the jar that was built. */
+    /**
+     * Two clients that decide by grants share the limit with one that does not: in all no more is allowed than the limit admits, and
+     * nearly as much, and what they have left is returned.
+     */
     @Test
     @Order(5)
+    void grants() throws Exception {
+        Thread.sleep(2000);
+        RateLimitClient.Builder builder = RateLimitClient.builder(service.target())
+                .deadline(Duration.ofSeconds(10))
+                .failOpen(false)
+                .token(service.gatewayToken())
+                .mode(Mode.GRANTED);
+        long began = System.nanoTime();
+        int allowed = 0;
+        int byGrants = 0;
+        try (RateLimitClient one = builder.build();
+                RateLimitClient other = builder.build()) {
+            for (int i = 0; System.nanoTime() - began < TimeUnit.SECONDS.toNanos(3); i++) {
+                Decision decision = (i % 10 == 0 ? client : i % 2 == 0 ? one : other).check(order());
+                allowed += decision.allowed() ? 1 : 0;
+                byGrants += decision.source() == Source.GRANT ? 1 : 0;
+                if (!decision.allowed()) {
+                    assertEquals(List.of(Reason.OVER_LIMIT, "burst"), List.of(decision.reason(), decision.limit()));
+                    assertTrue(decision.retryAfter().isPresent());
+                }
+                Thread.sleep(10);
+            }
+            Grants numbers = one.grants();
+            assertTrue(numbers.granted() > 0 && numbers.requests() > 0, numbers.toString());
+        }
+        double admitted = 20 + 10 * (System.nanoTime() - began) / 1e9;
+        assertTrue(allowed <= admitted && allowed >= 0.7 * admitted, allowed + " calls were allowed, of " + admitted);
+        assertTrue(byGrants > 10, byGrants + " calls were allowed by grants");
+        Thread.sleep(1000);
+        assertTrue(client.peek(order()).remaining() >= 9, "what was left was not returned");
+    }
+
+    /** Every example of the README, as written, compiles and runs in a project of its own, with the jar that was built. */
+    @Test
+    @Order(6)
     void readmeInAnEmptyProject() throws Exception {
         new Consumer().runExamples(service.target(), service.apiKey());
     }

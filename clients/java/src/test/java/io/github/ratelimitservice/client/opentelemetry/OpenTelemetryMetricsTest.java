@@ -4,6 +4,7 @@ import static io.github.ratelimitservice.client.testing.Responses.ALLOW;
 import static io.github.ratelimitservice.client.testing.Responses.OVER;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import io.github.ratelimitservice.client.Grants;
 import io.github.ratelimitservice.client.RateLimitClient;
 import io.github.ratelimitservice.client.testing.ScriptedServer;
 import io.github.ratelimitservice.client.testing.ScriptedServer.Response;
@@ -54,6 +55,28 @@ class OpenTelemetryMetricsTest {
                 assertEquals(12, point.getBoundaries().size());
                 assertEquals(0.0005, point.getBoundaries().get(0));
             });
+        }
+    }
+
+    /** What a client decides by grants, and what becomes of units. */
+    @Test
+    void grants() {
+        InMemoryMetricReader reader = InMemoryMetricReader.create();
+        try (SdkMeterProvider meters = SdkMeterProvider.builder().registerMetricReader(reader).build()) {
+            OpenTelemetryMetrics metrics = new OpenTelemetryMetrics(meters);
+            metrics.granted(new Grants(5, 2, 9, 3, 20, 4, 0, 10));
+            metrics.granted(new Grants(1, 0, 0, 0, 0, 0, 0, -1));
+            Map<String, MetricData> all = byName(reader.collectAllMetrics());
+            assertEquals(
+                    Map.of(
+                            "{ratelimit.degraded=false, ratelimit.origin=GRANT, ratelimit.outcome=allowed}", 6L,
+                            "{ratelimit.degraded=false, ratelimit.origin=CACHE, ratelimit.outcome=denied}", 2L),
+                    counts(all.get("ratelimit.client.decisions")));
+            assertEquals(
+                    Map.of("{ratelimit.units=granted}", 20L, "{ratelimit.units=returned}", 4L),
+                    counts(all.get("ratelimit.client.grant_units")));
+            assertEquals(Map.of("{}", 9L), counts(all.get("ratelimit.client.grant_units_held")));
+            assertEquals(Map.of("{}", 3L), counts(all.get("ratelimit.client.grant_requests")));
         }
     }
 

@@ -5,9 +5,15 @@ import io.github.ratelimitservice.client.v1.CheckLimitRequest;
 import io.github.ratelimitservice.client.v1.CheckLimitResponse;
 import io.github.ratelimitservice.client.v1.ExtendHoldRequest;
 import io.github.ratelimitservice.client.v1.ExtendHoldResponse;
+import io.github.ratelimitservice.client.v1.GrantRequest;
+import io.github.ratelimitservice.client.v1.GrantResponse;
+import io.github.ratelimitservice.client.v1.GrantResult;
+import io.github.ratelimitservice.client.v1.GrantWithdrawal;
 import io.github.ratelimitservice.client.v1.RateLimitServiceGrpc;
 import io.github.ratelimitservice.client.v1.SettleLimitRequest;
 import io.github.ratelimitservice.client.v1.SettleLimitResponse;
+import io.github.ratelimitservice.client.v1.StreamGrantRequest;
+import io.github.ratelimitservice.client.v1.StreamGrantResponse;
 import io.grpc.Context;
 import io.grpc.Contexts;
 import io.grpc.Deadline;
@@ -80,6 +86,11 @@ public final class ScriptedServer implements AutoCloseable {
     private final List<Attempt> attempts = new ArrayList<>();
     private int unscripted;
 
+    /** Whether it serves StreamGrant, and what each stream is to send to. */
+    private boolean hasStreams;
+
+    private final List<StreamObserver<StreamGrantResponse>> streams = new ArrayList<>();
+
     public ScriptedServer() {
         this(0);
     }
@@ -95,6 +106,22 @@ public final class ScriptedServer implements AutoCloseable {
         } catch (IOException e) {
             throw new IllegalStateException("cannot serve", e);
         }
+    }
+
+    /** Has it serve StreamGrant, too, whose requests are attempts of Grant. */
+    public synchronized void serveStreams() {
+        hasStreams = true;
+    }
+
+    public synchronized int openStreams() {
+        return streams.size();
+    }
+
+    /** Withdraws the grants of a key on every stream. */
+    public synchronized void withdraw(String keyId) {
+        GrantWithdrawal withdrawal = GrantWithdrawal.newBuilder().setKeyId(keyId).build();
+        streams.forEach(stream ->
+                stream.onNext(StreamGrantResponse.newBuilder().addWithdrawals(withdrawal).build()));
     }
 
     public int port() {
@@ -175,6 +202,62 @@ public final class ScriptedServer implements AutoCloseable {
         @Override
         public void extendHold(ExtendHoldRequest request, StreamObserver<ExtendHoldResponse> to) {
             respond("ExtendHold", request, ExtendHoldResponse.class, to);
+        }
+
+        @Override
+        public void grant(GrantRequest request, StreamObserver<GrantResponse> to) {
+            respond("Grant", request, GrantResponse.class, to);
+        }
+
+        @Override
+        public StreamObserver<StreamGrantRequest> streamGrant(StreamObserver<StreamGrantResponse> to) {
+            synchronized (ScriptedServer.this) {
+                if (!hasStreams) {
+                    return super.streamGrant(to);
+                }
+                streams.add(to);
+                return new Stream(to);
+            }
+        }
+    }
+
+    /** One stream: an error of one of its requests ends it. */
+    private final class Stream implements StreamObserver<StreamGrantRequest> {
+        private final StreamObserver<StreamGrantResponse> to;
+
+        Stream(StreamObserver<StreamGrantResponse> to) {
+            this.to = to;
+        }
+
+        @Override
+        public void onNext(StreamGrantRequest message) {
+            synchronized (ScriptedServer.this) {
+                StreamGrantResponse.Builder results = StreamGrantResponse.newBuilder();
+                for (GrantRequest request : message.getRequestsList()) {
+                    Response response = next("Grant", request);
+                    if (response.failure().isPresent()) {
+                        to.onError(response.failure().get());
+                        return;
+                    }
+                    response.message().ifPresent(granted ->
+                            results.addResults(GrantResult.newBuilder().setResponse((GrantResponse) granted)));
+                }
+                if (results.getResultsCount() > 0) { // or it hangs
+                    to.onNext(results.build());
+                }
+            }
+        }
+
+        @Override
+        public void onError(Throwable gone) {
+            onCompleted();
+        }
+
+        @Override
+        public void onCompleted() {
+            synchronized (ScriptedServer.this) {
+                streams.remove(to);
+            }
         }
     }
 
