@@ -171,7 +171,7 @@ def outage(fleet: Fleet) -> Outage:
 def test_all_servers_together_allow_the_limit(outage: Outage, spread: str) -> None:
     """With Redis away a plan with LOCAL allows about its limit (MIN_RATIO to MAX_RATIO), at 80/10/10 as at 33/33/33."""
     callers = getattr(outage, spread)
-    assert callers.sources(0, outage.away - 1) == {CheckLimitResponse.STORE}
+    assert callers.sources(0, outage.away - 1) <= {CheckLimitResponse.STORE, CheckLimitResponse.MEMORY}
     ratio = callers.ratio(outage.away, outage.killed)
     assert MIN_RATIO <= ratio <= MAX_RATIO, f"{ratio:.3f} of the limit"
 
