@@ -62,16 +62,20 @@ def empty(transport: str, sizes: Mapping[str, int] = MappingProxyType({})) -> It
     """One process of a transport with the empty handler. SIZES: of responses that are not 96 bytes, by path (Envoy)."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        command = _empty_envoy(port, Path(folder)) if transport == "envoy" else ["bench.empty_grpcio", str(port)]
+        if transport == "envoy":
+            command = embedded("bench.empty_app:app", port, Path(folder))
+        else:
+            command = ["bench.empty_grpcio", str(port)]
         environment = os.environ | {SIZES: json.dumps(dict(sizes))}
         with running([sys.executable, "-m", *command], environment) as process:
             await_port(port, process)
             yield Target(port, process.pid, transport, 1)
 
 
-def _empty_envoy(port: int, folder: Path) -> list[str]:
+def embedded(app: str, port: int, folder: Path) -> list[str]:
+    """The module to run, and its arguments, for an Envoy on PORT with APP embedded; its files are in FOLDER."""
     options = EnvoyOptions(
-        app="bench.empty_app:app",
+        app=app,
         hot_paths=PATHS,
         streams=STREAMS,
         host="127.0.0.1",

@@ -1,12 +1,11 @@
 """The service behind both transports, and for some tests a real Envoy in front of a real upstream."""
 
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
 
-from api.envoy.front import FrontEnvoy, Json, front_config
+from api.envoy.front import FrontEnvoy, Json, front_config, starting_fronts
 from api.envoy.language_model import LanguageModel
 from api.envoy.upstream import Upstream
 from fixtures.served import Serve, Server
@@ -53,18 +52,8 @@ def model() -> Iterator[LanguageModel]:
 @pytest.fixture
 def start_front(tmp_path: Path) -> Iterator[Callable[[Json], FrontEnvoy]]:
     """Start an Envoy of the test's own from a whole configuration."""
-    fronts: list[FrontEnvoy] = []
-    numbers = count(1)
-
-    def start(config: Json) -> FrontEnvoy:
-        folder = tmp_path / f"front-{next(numbers)}"
-        folder.mkdir()
-        fronts.append(FrontEnvoy(config, folder))
-        return fronts[-1]
-
-    yield start
-    for front in fronts:
-        front.close()
+    with starting_fronts(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

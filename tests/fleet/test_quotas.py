@@ -12,7 +12,7 @@ from typing import Final
 import psutil
 import pytest
 
-from api.envoy.front import FrontEnvoy, Json
+from api.envoy.front import FrontEnvoy, Json, starting_fronts
 from api.envoy.shell import Shell, blocks
 from api.envoy.test_examples import EXAMPLES
 from api.envoy.upstream import Upstream
@@ -50,17 +50,8 @@ def domain(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Shell:
 @pytest.fixture
 def start_front(tmp_path: Path) -> Iterator[Callable[[Json], FrontEnvoy]]:
     """Start Envoys of the test's own."""
-    fronts: list[FrontEnvoy] = []
-
-    def start(config: Json) -> FrontEnvoy:
-        folder = tmp_path / f"front-{len(fronts)}"
-        folder.mkdir()
-        fronts.append(FrontEnvoy(config, folder))
-        return fronts[-1]
-
-    yield start
-    for front in fronts:
-        front.close()
+    with starting_fronts(tmp_path) as start:
+        yield start
 
 
 async def test_three_envoys_share_one_limit(

@@ -4,7 +4,9 @@ import http.client
 import json
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,3 +263,21 @@ def _cluster(name: str, host: str, port: int, protocol: Json) -> Json:
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
     }
+
+
+@contextmanager
+def starting_fronts(folder: Path) -> Iterator[Callable[[Json], FrontEnvoy]]:
+    """A function that starts Envoys from whole configurations, their files in FOLDER; they are closed at the end."""
+    fronts: list[FrontEnvoy] = []
+
+    def start(config: Json) -> FrontEnvoy:
+        own = folder / f"front-{len(fronts)}"
+        own.mkdir()
+        fronts.append(FrontEnvoy(config, own))
+        return fronts[-1]
+
+    try:
+        yield start
+    finally:
+        for front in fronts:
+            front.close()

@@ -1,6 +1,5 @@
 """Calls that cross from Envoy to Python by our own module, and those that do not."""
 
-import json
 import os
 import sys
 import time
@@ -12,14 +11,13 @@ import pytest
 
 from attacks import frames
 from attacks.connection import CHECK, MAX_STREAMS, Connection, data, open_call
-from bench.target import await_port, free_port, running
+from bench.target import await_port, embedded, free_port, running
 from fixtures.served import Serve, Server
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
-from ratelimit_service.transport.envoy.config import EnvoyOptions, envoy_config
 from ratelimit_service.transport.envoy.crossing import find_module
 from ratelimit_service.transport.envoy.framing import frame
-from ratelimit_service.transport.envoy.paths import AUTHORIZE, EXTEND, GRANT, PATHS, SETTLE, SHOULD_RATE_LIMIT, STREAMS
+from ratelimit_service.transport.envoy.paths import AUTHORIZE, EXTEND, GRANT, SETTLE, SHOULD_RATE_LIMIT
 
 MODULE = find_module()
 pytestmark = pytest.mark.skipif(
@@ -86,23 +84,7 @@ def test_calls_without_a_message_do_not_hold_it_up(server: Server) -> None:
 def wrong_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an Envoy with `wrong_app`."""
     folder, port = tmp_path_factory.mktemp("wrong"), free_port()
-    options = EnvoyOptions(
-        app="transport.envoy.wrong_app:app",
-        hot_paths=PATHS,
-        streams=STREAMS,
-        host="127.0.0.1",
-        port=port,
-        admin_socket=folder / "admin.sock",
-        control_socket=folder / "unused.sock",
-        max_connection_age=60,
-        max_concurrent_streams=16,
-        tls=None,
-        crossing=MODULE,
-    )
-    config = folder / "envoy.json"
-    config.write_text(json.dumps(envoy_config(options)))
-    module = ["ratelimit_service.server.process", "ratelimit_service.server.envoy_worker"]
-    command = [sys.executable, "-m", *module, str(os.getpid()), str(config), "1"]
+    command = [sys.executable, "-m", *embedded("transport.envoy.wrong_app:app", port, folder)]
     tests = str(Path(__file__).parents[2])
     with running(command, os.environ | {"PYTHONPATH": tests}) as process:
         await_port(port, process)
