@@ -48,7 +48,7 @@ class Kind(IntEnum):
     """What a server says of one of its holders."""
 
     NEW = 0
-    """It has no share yet."""
+    """It has no share, as far as its server knows. One that the store has of it is sent again."""
     CARRIED = 1
     """The same, as far as is known: it may have one that its server of before gave it."""
     KEPT = 2
@@ -223,7 +223,7 @@ class _Sharing:
         self._burst_rest = made.burst - sum(each.burst for each in state.held.values())
         bids = [(index, bid, state.held[bid.holder]) for index, bid in enumerate(made.bids) if bid.holder in state.held]
         self._own = [(index, bid, each) for index, bid, each in bids if each.demand != _LEFT]
-        self._changed = set(new)
+        self._changed = {*new, *(index for index, bid, _ in self._own if bid.kind is not Kind.KEPT)}
         self._short: set[int] = set()
 
     def lower(self) -> None:

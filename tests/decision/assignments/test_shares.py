@@ -78,6 +78,15 @@ def test_small_changes_are_left() -> None:
     assert [share.units for share in shares] == [650, 350]
 
 
+def test_a_share_that_a_server_does_not_know_is_sent_again() -> None:
+    """As it ended at its Envoy, or the answer of the store was lost."""
+    pool = Pool()
+    pool.visit(new(1))
+    assert pool.visit(new(1, 10)).shares == [(UNITS, BURST, TTL_US, False)]
+    assert pool.visit(Bid(holder(1), Kind.CARRIED, 10)).shares == [(UNITS, BURST, TTL_US, False)]
+    assert pool.visit(Bid(holder(1), Kind.KEPT, 10, UNITS, BURST)).shares == [(UNITS, BURST, 0, False)]
+
+
 def test_a_pool_that_is_bounded_recovers() -> None:
     """Since others spend of the limit, half is given up at once; it comes back within seconds."""
     pool = Pool()

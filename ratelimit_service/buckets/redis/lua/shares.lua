@@ -83,6 +83,7 @@ for k = 1, #KEYS do
       if each then each.demand, each.ends = LEFT, min(each.ends, now + ORPHAN) end
     elseif each then
       each.demand = demand
+      new[i] = kind ~= KEPT or nil
     elseif #held < MAX_HOLDERS then
       local orphan
       if kind == CARRIED then
