@@ -173,10 +173,15 @@ class PoolState:
 
 
 class _Targets:
-    """What each holder is to have."""
+    """What each holder is to have.
 
-    def __init__(self, held: Collection[_Held], units: int, burst: int, least: int) -> None:
-        here = [each for each in held if each.demand != _LEFT]
+    One unit at least while there is a bound: with none Envoy denies all, and then begins with a bucket that is full. So
+    whoever was lowered to nothing again and again would get its burst each time.
+    """
+
+    def __init__(self, state: PoolState, units: int, made: Visit) -> None:
+        here = [each for each in state.held.values() if each.demand != _LEFT]
+        self._fewest = 1 if state.bound and units + len(here) <= made.units else 0
         known = [each.demand for each in here if each.demand >= 0]
         self.holders = len(here)
         self._equal = units / max(len(here), 1)
@@ -186,15 +191,18 @@ class _Targets:
         self._rest = known_units - PROBE * known_units
         self._demand = sum(known)
         self.scarce = self._demand > self._rest
-        self.burst = max(burst // max(len(here), 1), least)
+        self.burst = max(made.burst // max(len(here), 1), made.least)
 
     def units(self, demand: int) -> int:
         """Those of a holder with this DEMAND."""
+        return max(floor(self._exact(demand)), self._fewest)
+
+    def _exact(self, demand: int) -> float:
         if demand < 0:
-            return floor(self._equal)
+            return self._equal
         if self.scarce:
-            return floor(self._base + self._rest * demand / self._demand)
-        return floor(self._base + demand + (self._rest - self._demand) / self._count)
+            return self._base + self._rest * demand / self._demand
+        return self._base + demand + (self._rest - self._demand) / self._count
 
 
 def visit(state: PoolState | None, made: Visit, now_us: int) -> tuple[PoolState, Visited]:
@@ -217,7 +225,7 @@ class _Sharing:
         """NEW are the positions of bids whose holders had nothing."""
         self._held = state.held
         self._made = made
-        self.targets = _Targets(state.held.values(), units, made.burst, made.least)
+        self.targets = _Targets(state, units, made)
         self._step = _SCARCE_STEP if self.targets.scarce else _STEP
         self._rest = units - sum(each.units for each in state.held.values())
         self._burst_rest = made.burst - sum(each.burst for each in state.held.values())

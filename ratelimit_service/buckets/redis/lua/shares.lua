@@ -49,6 +49,7 @@ end
 
 for k = 1, #KEYS do
   local units, burst, least, keep, count = unpack(batch, at, at + 4)
+  local all = units
   at = at + 5
   local kept = redis.call('GET', KEYS[k]) or ''
   local lost = kept == ''
@@ -119,10 +120,11 @@ for k = 1, #KEYS do
   local scarce = demands > shared
   local most_burst = max(floor(burst / max(here, 1)), least)
   local step = scarce and SCARCE_STEP or STEP
+  local fewest = bound > 0 and units + here <= all and 1 or 0 -- Envoy fills a bucket that had nothing, so each keeps one unit
   local function target_of(each)
-    if each.demand < 0 then return floor(equal) end
-    if scarce then return floor(base + shared * each.demand / demands) end
-    return floor(base + each.demand + (shared - demands) / divisor)
+    if each.demand < 0 then return max(floor(equal), fewest) end
+    if scarce then return max(floor(base + shared * each.demand / demands), fewest) end
+    return max(floor(base + each.demand + (shared - demands) / divisor), fewest)
   end
 
   local changed, short, any_short, mine = new, {}, false, {}
