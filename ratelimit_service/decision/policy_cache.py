@@ -373,6 +373,7 @@ class PolicyCache:
     async def _wait_for(self, key_id: str, deadline: float | None) -> Policy | None:
         if key_id in self._known:
             return await _result(self._enqueue(key_id, doubtful=False), _seconds_until(deadline, _MARGIN_SECONDS))
+        self._known.hurry()
         seconds = _seconds_until(deadline, inf)
         with self._queue.waiting(key_id, seconds):
             return await _result(self._enqueue(key_id, doubtful=True), seconds)
