@@ -34,6 +34,7 @@ class World:
         return api_key.key_id
 
     async def list_keys(self) -> None:
+        self.cache._known.hurry()
         await self.cache.refresh_all()
         for _ in range(20):
             await asyncio.sleep(0)
@@ -90,6 +91,7 @@ async def test_keys_are_listed_page_by_page() -> None:
         api_key = ApiKey.generate("live")
         source.records[api_key.key_id] = record(api_key)
     keys = KnownKeys(source)
+    keys.hurry()
     keys.load()
     await asyncio.sleep(0)
     keys.add(["added"])
@@ -97,6 +99,21 @@ async def test_keys_are_listed_page_by_page() -> None:
     await keys._loading
     assert all(key_id in keys for key_id in [*source.records, "added"])
     await keys.close()
+
+
+async def test_a_start_reads_no_ids() -> None:
+    """They are listed once a call comes for a key that is not in memory."""
+    source = ManyIds(3)
+    cache = PolicyCache(MemorySource(), ManualClock())
+    keys = cache._known = KnownKeys(source)
+    await cache.refresh_all()
+    await asyncio.sleep(0.01)
+    assert not source.pages
+    await cache.get("unknown")
+    assert keys._loading is not None
+    await keys._loading
+    assert source.ids[2] in keys
+    await cache.close()
 
 
 class ManyIds:
@@ -131,6 +148,7 @@ async def test_a_list_that_is_interrupted_goes_on(monkeypatch: pytest.MonkeyPatc
     source = ManyIds(12_000)
     source.error = error
     keys = KnownKeys(source)
+    keys.hurry()
     keys.load()
     assert keys._loading is not None
     await keys._loading
@@ -142,6 +160,7 @@ async def test_there_is_room_for_more_keys_than_expected(monkeypatch: pytest.Mon
     """Where Postgres' estimate is far too low, keys are listed once more, so that made-up ids are not taken for one."""
     monkeypatch.setattr(known_ids, "_MIN_IDS", 100)
     keys = KnownKeys(ManyIds(12_000))
+    keys.hurry()
     keys.load()
     assert keys._loading is not None
     await keys._loading
@@ -154,6 +173,7 @@ async def test_new_keys_do_not_begin_the_list_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(known_ids, "_MIN_IDS", 10)
     source = ManyIds(5)
     keys = KnownKeys(source)
+    keys.hurry()
     keys.add([f"new {number}" for number in range(20)])
     for number in range(20):
         keys.add([f"newer {number}"])
@@ -172,6 +192,7 @@ async def test_keys_that_are_not_listed_are_reported(monkeypatch: pytest.MonkeyP
     source.failures = 1_000_000
     keys = KnownKeys(source, lambda: now[0])
     assert keys.reason == ""
+    keys.hurry()
     keys.load()
     await asyncio.sleep(0.05)
     assert keys.reason == ""
