@@ -91,9 +91,7 @@ def table(versions: Mapping[str, Parts]) -> Iterator[str]:
 def main() -> None:
     """Print a table for each case."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
-    parser.add_argument(
-        "--before", type=Path, metavar="CHECKOUT", help="another version, set up as this one"
-    )
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="another version, set up as this one")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each case and version")
     arguments = parser.parse_args()
     if shutil.which("perf") is None:
