@@ -30,7 +30,7 @@ DECISIONS = 25_600
 TOGETHER = 64
 RUNS = 7
 PAUSED = 1_000
-NAME = "0123456789abcdef01234567"
+NAME = "0" * 24
 """Of a bucket, as long as all are."""
 
 Kind = Callable[[Encoder, Encoded], bytes]
