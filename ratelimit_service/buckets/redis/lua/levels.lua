@@ -3,6 +3,7 @@
 -- Such a limit decides by a level of its own: its capacity (with its overdraft, here and below) as of the last charge, drained at its own rate since, and raised
 -- by every charge up to its capacity. It needs no state until it is charged itself; then it is noted in `wide` (state.lua).
 -- Meanwhile `used` drains at the rate of the limits that filled it, so that it is right when one of them asks again.
+
 -- The functions of levels, made by the first bucket of a run that has some: most runs have none and do not pay for them.
 -- The arguments are the locals of those names.
 local function make_levels(used, at, keep, part, per, wide, time_until_drained, MAX)

@@ -1,4 +1,4 @@
--- Decides the batch, in order: the plain charges here, the others by others.lua, which also decides plain ones, in as many words.
+-- Decides the batch, in order: the plain charges here, the others by others.lua. That would decide plain ones, too: its arithmetic is the same.
 -- Plain is a charge of enforced or shadow token buckets and windows up to a day, with counts of the usual kind and nothing else,
 -- if each of its buckets is as one limit alone left it. It reads and writes only what is in the first five numbers of a state.
 local SECOND, MINUTE, HOUR, DAY = 1000000, 60000000, 3600000000, 86400000000
