@@ -16,7 +16,7 @@ _SLICE: Final = 100
 """Ids that are added without letting calls go first: some 0.5 ms."""
 
 LIST_AFTER_SECONDS: Final = 30.0
-"""After the start: by then the server serves, on a busy machine too."""
+"""After the start, in a process that never says that it serves."""
 
 _RETRY_SECONDS: Final = 1.0
 
@@ -86,15 +86,15 @@ class KnownKeys:
     def load(self) -> None:
         """List all keys again, because some may have been missed. What is listed meanwhile stays.
 
-        For the first time that begins LIST_AFTER_SECONDS later, or once a call needs it (`hurry`), so that no start
-        waits for it.
+        For the first time that begins once somebody wants it (`hurry`), or LIST_AFTER_SECONDS later, so that it takes
+        nothing from the start.
         """
         if self._loading is not None:
             self._loading.cancel()
         self._loading = asyncio.create_task(self._load())
 
     def hurry(self) -> None:
-        """List the keys now: a call came for one that is not in memory."""
+        """List the keys now, if that was not begun: the server serves, or a call came for one that is not in memory."""
         self._wanted.set()
 
     async def close(self) -> None:

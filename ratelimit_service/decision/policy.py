@@ -87,17 +87,18 @@ _NONE_SELECTED: Final = Selection((), ())
 
 
 class Policy:
-    """One key's policy. Immutable, and in force as long as its `validity` is current; then it has to be compiled again.
+    """One key's policy. It does not change, but for what is cached in it.
 
-    `refusal` is the reason for which all its calls are denied, or None, and `refusal_source` what that is based on.
+    In force as long as its `validity` is current; then it has to be compiled again. `refusal` is the reason for which
+    all its calls are denied, or None, and `refusal_source` what that is based on.
     Compiled with `off_until_us`, until when no limit refuses (0: limits refuse), all its rules are shadow limits, no
     call is denied because a store is down or a row cannot be read, and it is valid until then. `source` is what its
     decisions by the shared buckets are based on. `has_slots`: whether there are concurrency limits among its rules.
     MAX_OPEN is how many reservations of its subject may be open.
 
     A worker has a hundred thousand of these. So what calls rarely need is computed from the `record` when they do, and
-    what is cached of a policy is in it: `digests`, of the secrets that were verified under it, and `encoded`, how
-    responses identify its key; both empty at first.
+    what is cached of a policy is in it: `digests`, of the secrets that were verified under it, and `identity`, the
+    fields of CheckLimitResponse that identify its key; both empty at first.
     """
 
     __slots__ = (
@@ -107,8 +108,8 @@ class Policy:
         "_selection",
         "_selections",
         "digests",
-        "encoded",
         "has_slots",
+        "identity",
         "key_id",
         "on_store_failure",
         "plan",
@@ -125,7 +126,7 @@ class Policy:
         off = now_us < off_until_us
         self.record = record
         self.digests: tuple[bytes, ...] = ()
-        self.encoded = b""
+        self.identity = b""
         self.key_id = record.key_id
         self.subject = record.subject
         self.plan = record.plan

@@ -252,6 +252,10 @@ class PolicyCache:
         self._known.load()
         self._refresh_later(None)
 
+    def list_keys(self) -> None:
+        """Begin to list the ids of all keys, if that was not begun: the server serves."""
+        self._known.hurry()
+
     async def recompile(self) -> None:
         """Have limits refuse or not, as the switch says now, from the next use of each policy on."""
         for number, entry in enumerate(list(self._entries.values()), 1):

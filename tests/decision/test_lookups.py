@@ -12,7 +12,7 @@ from decision.memory import ManualClock, MemorySource, record
 from ratelimit_service.decision import known_ids, known_keys
 from ratelimit_service.decision.api_key import ApiKey, new_key_id
 from ratelimit_service.decision.known_ids import KnownIds
-from ratelimit_service.decision.known_keys import KnownKeys
+from ratelimit_service.decision.known_keys import LIST_AFTER_SECONDS, KnownKeys
 from ratelimit_service.decision.lookup_budget import LookupBudget
 from ratelimit_service.decision.lookup_queue import MAX_DOUBTFUL, MAX_PER_READ
 from ratelimit_service.decision.policy_cache import MAX_UNKNOWN, PolicyCache
@@ -101,19 +101,35 @@ async def test_keys_are_listed_page_by_page() -> None:
     await keys.close()
 
 
-async def test_a_start_reads_no_ids() -> None:
-    """They are listed once a call comes for a key that is not in memory."""
+@pytest.mark.parametrize("call", [True, False])
+async def test_a_start_reads_no_ids(*, call: bool) -> None:
+    """They are listed once it serves, or a call comes for a key that is not in memory."""
     source = ManyIds(3)
     cache = PolicyCache(MemorySource(), ManualClock())
     keys = cache._known = KnownKeys(source)
     await cache.refresh_all()
     await asyncio.sleep(0.01)
-    assert not source.pages
-    await cache.get("unknown")
+    assert (source.counted, source.pages) == (0, [])
+    if call:
+        await cache.get("unknown")
+    else:
+        cache.list_keys()
+    assert keys._loading is not None
+    async with asyncio.timeout(LIST_AFTER_SECONDS / 2):
+        await keys._loading
+    assert source.ids[2] in keys
+    await cache.close()
+
+
+async def test_ids_are_listed_though_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that does not say when it serves."""
+    monkeypatch.setattr(known_keys, "LIST_AFTER_SECONDS", 0.01)
+    source = ManyIds(3)
+    keys = KnownKeys(source)
+    keys.load()
     assert keys._loading is not None
     await keys._loading
     assert source.ids[2] in keys
-    await cache.close()
 
 
 class ManyIds:

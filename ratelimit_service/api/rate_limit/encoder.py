@@ -70,7 +70,7 @@ class DecisionEncoder:
         allowed, reason, source, policy, rules, results, binding, _, reservation_id = decision
         response = (_ALLOWED if allowed else b"") + _REASON_AND_SOURCE[reason][source]
         if policy is not None:
-            response += policy.encoded or _encode_identity(policy)
+            response += policy.identity or _encode_identity(policy)
         elif reason is Reason.DEGRADED_DENIED:  # undecided: no limit says when to try again
             response += _UNDECIDED_RETRY
         for index, rule in enumerate(rules):
@@ -184,5 +184,5 @@ def _failed(error: ServiceError) -> bytes:
 
 def _encode_identity(policy: Policy) -> bytes:
     """The fields of a response that identify the caller, which the policy keeps."""
-    policy.encoded = text(_KEY_ID, policy.key_id) + text(_SUBJECT, policy.subject) + text(_PLAN, policy.plan)
-    return policy.encoded
+    policy.identity = text(_KEY_ID, policy.key_id) + text(_SUBJECT, policy.subject) + text(_PLAN, policy.plan)
+    return policy.identity
