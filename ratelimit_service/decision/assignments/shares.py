@@ -171,38 +171,38 @@ class PoolState:
     quiet_us: int = 0
     held: dict[bytes, _Held] = field(default_factory=dict)
 
+    @property
+    def holders(self) -> int:
+        """Those that are here still."""
+        return sum(each.demand != _LEFT for each in self.held.values())
+
 
 class _Targets:
     """What each holder is to have.
 
-    One unit at least while there is a bound: with none Envoy denies all, and then begins with a bucket that is full. So
+    One unit at least, if there are as many: with none Envoy denies all, and then begins with a bucket that is full. So
     whoever was lowered to nothing again and again would get its burst each time.
     """
 
-    def __init__(self, state: PoolState, units: int, made: Visit) -> None:
-        here = [each for each in state.held.values() if each.demand != _LEFT]
-        self._fewest = 1 if state.bound and units + len(here) <= made.units else 0
-        known = [each.demand for each in here if each.demand >= 0]
-        self.holders = len(here)
-        self._equal = units / max(len(here), 1)
+    def __init__(self, state: PoolState, units: int, burst: int, least: int) -> None:
+        known = [each.demand for each in state.held.values() if each.demand >= 0]
+        self.holders = state.holders
+        self._equal = units / max(self.holders, 1)
         known_units = self._equal * len(known)
         self._count = max(len(known), 1)
-        self._base = PROBE * known_units / self._count
-        self._rest = known_units - PROBE * known_units
+        self._base = max(PROBE * known_units / self._count, 1 if known_units >= len(known) else 0)
+        self._rest = known_units - self._base * len(known)
         self._demand = sum(known)
         self.scarce = self._demand > self._rest
-        self.burst = max(made.burst // max(len(here), 1), made.least)
+        self.burst = max(burst // max(self.holders, 1), least)
 
     def units(self, demand: int) -> int:
         """Those of a holder with this DEMAND."""
-        return max(floor(self._exact(demand)), self._fewest)
-
-    def _exact(self, demand: int) -> float:
         if demand < 0:
-            return self._equal
+            return floor(self._equal)
         if self.scarce:
-            return self._base + self._rest * demand / self._demand
-        return self._base + demand + (self._rest - self._demand) / self._count
+            return floor(self._base + self._rest * demand / self._demand)
+        return floor(self._base + demand + (self._rest - self._demand) / self._count)
 
 
 def visit(state: PoolState | None, made: Visit, now_us: int) -> tuple[PoolState, Visited]:
@@ -210,8 +210,8 @@ def visit(state: PoolState | None, made: Visit, now_us: int) -> tuple[PoolState,
     lost = state is None
     state = state or PoolState()
     state.held = {holder: each for holder, each in state.held.items() if each.until_us > now_us}
-    units = _bounded(state, made, now_us)
     new = _take_bids(state, made, now_us, lost=lost)
+    units = _bounded(state, made, now_us)
     sharing = _Sharing(state, made, units, new)
     sharing.lower()
     sharing.give(nothing=state.quiet_us > now_us)
@@ -225,7 +225,7 @@ class _Sharing:
         """NEW are the positions of bids whose holders had nothing."""
         self._held = state.held
         self._made = made
-        self.targets = _Targets(state, units, made)
+        self.targets = _Targets(state, units, made.burst, made.least)
         self._step = _SCARCE_STEP if self.targets.scarce else _STEP
         self._rest = units - sum(each.units for each in state.held.values())
         self._burst_rest = made.burst - sum(each.burst for each in state.held.values())
@@ -302,7 +302,7 @@ class _Sharing:
 
 
 def _bounded(state: PoolState, made: Visit, now_us: int) -> int:
-    """The units that are given out: all, or fewer as long as others spend of the same limit."""
+    """The units that are given out: all, or fewer while others spend of the same limit, but one for each holder."""
     units = made.units
     if state.bound:
         recovered = state.bound + units * _RECOVERY * max(now_us - state.bound_us, 0) / MICRO
@@ -311,9 +311,9 @@ def _bounded(state: PoolState, made: Visit, now_us: int) -> int:
         else:
             state.bound = 0
     if made.keep < ALL:
-        units = max(units * made.keep // ALL, 1)
-        state.bound, state.bound_us = units, now_us
-    return units
+        units = units * made.keep // ALL
+        state.bound, state.bound_us = max(units, 1), now_us
+    return max(units, min(state.holders, made.units))
 
 
 def _take_bids(state: PoolState, made: Visit, now_us: int, *, lost: bool) -> list[int]:

@@ -1,5 +1,6 @@
 """Plain charges are decided without the script's other functions, which cost more than such a charge itself."""
 
+import random
 import struct
 
 import pytest
@@ -8,7 +9,7 @@ import redis
 from buckets.clocked import ClockedStore, clocked_scripts
 from buckets.conftest import MakeBucket
 from ratelimit_service.buckets.redis.script import Script, bucket_key
-from ratelimit_service.decision.charge import Charge, Counted, Exhausted, Reserve
+from ratelimit_service.decision.charge import Bucket, Charge, Counted, Exhausted, Reserve
 from ratelimit_service.decision.limit import MICRO, Limit, Mode, Quota, TokenBucket, Window
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.decision.usage import Series
@@ -16,6 +17,7 @@ from ratelimit_service.decision.usage import Series
 NOW_US = 1_800_000_000_000_000
 MAX_US = 2**53 - 1
 MADE_HERE = "local function make_others()"
+PLAIN_IF = "local plain = ROOM_LEFT == 0 and"
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +33,16 @@ class PlainOnly(ClockedStore):
         text = clocked_scripts(self._key)[0].text.decode().partition("\n")[2]
         assert text.count(MADE_HERE) == 1
         return (Script(text.replace(MADE_HERE, f"{MADE_HERE}\n  error('not plain')")),)
+
+
+class OthersOnly(ClockedStore):
+    """A store whose script takes no charge for plain."""
+
+    def scripts(self) -> tuple[Script, ...]:
+        """The script that it charges with."""
+        text = clocked_scripts(self._key)[0].text.decode().partition("\n")[2]
+        assert text.count(PLAIN_IF) == 1
+        return (Script(text.replace(PLAIN_IF, f"{PLAIN_IF} false and")),)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +98,78 @@ def test_a_state_is_kept_for_no_longer_than_a_double_counts(emptied_valkey_url: 
     assert kept_ms == pytest.approx((MAX_US - NOW_US) / 1_000, rel=1e-6)
 
 
+def test_counts_after_a_denial_are_plain(emptied_valkey_url: str, bucket: MakeBucket) -> None:
+    """They stay beside it."""
+    limit = Limit("quota", Quota(1, Window.DAY))
+    counted = (Counted(Series.of_rule("edge", "path", ["quota"]), 1),)
+    with ClockedStore(emptied_valkey_url) as store:
+        store.charge([Charge((bucket(limit),), (cost,), "", counted) for cost in (1, 2)], NOW_US)
+    with PlainOnly(emptied_valkey_url) as store:
+        store.charge([Charge((bucket(limit),), (1,), "", counted)], NOW_US)
+    counts = redis.Redis.from_url(emptied_valkey_url).hgetall("{u}:u:o")
+    (value,) = (value for field, value in counts.items() if field)
+    assert struct.unpack("<ddd", value[:24]) == (2, 2, 1)
+
+
+def test_a_count_that_fails_fails_no_charge(emptied_valkey_url: str, bucket: MakeBucket) -> None:
+    """It is lost, and counted as such."""
+    client = redis.Redis.from_url(emptied_valkey_url)
+    counted = (Counted(Series.of_rule("edge", "path", ["quota"]), 1),)
+    charge = Charge((bucket(Limit("quota", Quota(9, Window.DAY))),), (1,), "", counted)
+    with ClockedStore(emptied_valkey_url) as store:
+        store.charge([charge], NOW_US)
+        client.acl_setuser("default", enabled=True, nopass=True, commands=["-hset"])
+        try:
+            (result,) = store.charge([charge], NOW_US)
+        finally:
+            client.acl_setuser("default", enabled=True, nopass=True, commands=["+hset"])
+    assert result.charged
+    assert client.hget("{u}:u:n", "lost") == b"1"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_others_decide_the_same(emptied_valkey_url: str, seed: int) -> None:
+    """To the last bit: what is replied, whether only time ends a denial, and what is kept."""
+    made = []
+    for store in (ClockedStore(emptied_valkey_url), OthersOnly(emptied_valkey_url)):
+        chance, now_us, results = random.Random(seed), NOW_US, []
+        client = redis.Redis.from_url(emptied_valkey_url)
+        client.flushdb()
+        with store:
+            for _ in range(60):
+                now_us += chance.choice([0, 1, 999, 20_000, 500_000, MICRO, 61 * MICRO])
+                results += store.charge([some_charge(chance) for _ in range(chance.choice([1, 1, 1, 5]))], now_us)
+        keys = sorted(client.keys("*:b:*"))
+        kept, ends = [(key, client.get(key)) for key in keys], [client.pttl(key) for key in keys]
+        counts = {field: value for field, value in client.hgetall("{u}:u:o").items() if field}
+        made.append(([(type(result), result) for result in results], kept, counts, ends))
+    (*plain, plain_ends), (*others, others_ends) = made
+    assert plain == others
+    assert plain_ends == pytest.approx(others_ends, abs=50_000)  # milliseconds, as long as the machine may take
+
+
+LIMITS = (
+    Limit("bucket", TokenBucket(9, 7, 3 * MICRO)),
+    Limit("faster", TokenBucket(9, 5, MICRO)),
+    Limit("shadow", TokenBucket(4, 3, MICRO), mode=Mode.SHADOW),
+    Limit("minute", Quota(20, Window.MINUTE)),
+    Limit("day", Quota(300, Window.DAY)),
+)
+
+
+def some_charge(chance: random.Random) -> Charge:
+    """One of up to three limits, now and then with a cost that never fits; two of them share a bucket."""
+    limits = chance.sample(LIMITS, chance.choice([1, 1, 2, 3]))
+    names = [f"{chance.choice('abc')}.{limit.name.replace('faster', 'bucket')}" for limit in limits]
+    cost = chance.choice([0, 1, 1, 1, 2, 5, 400])
+    counted = (Counted(Series.of_rule("edge", names[0], [limit.name for limit in limits]), cost),) if cost else ()
+    buckets = tuple(Bucket(name, 0, limit) for name, limit in zip(names, limits, strict=True))
+    return Charge(buckets, (cost,) * len(limits), "", counted)
+
+
 @pytest.mark.parametrize("window", [Window.WEEK, Window.YEAR])
 def test_what_is_not(emptied_valkey_url: str, bucket: MakeBucket, window: Window) -> None:
-    """That the test above would see it."""
+    """That the tests above would see it."""
     with PlainOnly(emptied_valkey_url) as store, pytest.raises(StoreUnavailable, match="not plain"):
         store.charge([Charge((bucket(Limit("quota", Quota(3, window))),), (1,))], NOW_US)
 

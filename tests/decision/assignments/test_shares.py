@@ -6,6 +6,7 @@ import pytest
 
 from decision.assignments.visits import BURST, SECOND, UNITS, World, holder, new, visit
 from ratelimit_service.decision.assignments.shares import (
+    ALL,
     NO_SHARE,
     ORPHAN_US,
     QUIET_US,
@@ -66,6 +67,20 @@ def test_the_first_holder_gets_all_and_the_next_an_equal_share() -> None:
 def test_shares_by_demand(demands: list[int], units: list[int]) -> None:
     """What is demanded and a part of what is spare; of too little 5 % equally, and the rest by demand."""
     assert Pool().settle(*demands) == units
+
+
+@pytest.mark.parametrize("keep", [ALL, 500, 1])
+def test_each_of_many_keeps_a_unit(keep: int) -> None:
+    """Also of a pool that is bounded: with none Envoy denies all, and then begins with a bucket that is full."""
+    pool = Pool()
+    demands = [5_000] * 5 + [0] * 55
+    pool.settle(*demands)
+    bids = [Bid(holder(number), Kind.KEPT, demand) for number, demand in enumerate(demands)]
+    for _ in range(20):
+        units = [share.units for share in pool.visit(*bids, keep=keep if pool.now_us == NOW else ALL).shares]
+        assert min(units) >= 1
+        assert sum(units) <= UNITS
+        pool.now_us += SECOND
 
 
 def test_small_changes_are_left() -> None:

@@ -12,7 +12,7 @@ local function make_levels(used, at, keep, part, per, wide, time_until_drained, 
   local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
 
   -- What is left of AMOUNT micro-tokens, of which DONE / DEN of one has drained, after this time, and the new numerator.
-  -- charge.lua has the same inline, where it runs for every bucket.
+  -- others.lua and plain.lua have the same inline, where it runs for every bucket.
   local function drain(amount, done, elapsed, num, den)
     local periods = floor(elapsed / den)
     local more = (elapsed - periods * den) * num

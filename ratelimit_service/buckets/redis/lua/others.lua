@@ -1,6 +1,7 @@
 -- Decides the charges that are not plain: with a request, a reservation or grant, an overdraft; made afterwards; of slots, long
 -- windows, levels, refunds; where room is scarce. This is the body of make_others, with windows, packed, levels, slots, grants and
--- usage before it. Its functions take the place of the charge in the batch and that of its result, and leave the same to write.
+-- usage before it. What is to be written is in the same tables as for plain charges: once there are these functions, `write_all` writes
+-- for both.
 local NO_ROOM, UNKNOWN_WAIT = -2, -3
 local SLOTS = 9 -- the kind of a concurrency limit
 local FLAGS = 1024 -- times these are added to the number of a charge's buckets: 1 if one has an overdraft, and

@@ -179,21 +179,21 @@ if decided > 0 or refunded then
   local sums = minutes >= 0 and minutes < 1 and {} or nil -- nil if others.lua has to count
   for i = 1, sums and #fields or 0 do
     local old = have[i + 1]
-    if more[i] or not old or #old ~= 16 then
+    if more[i] or not old or #old < 16 then
       sums = nil
       break
     end
     if allowed[i] then
       local calls, cost = unpack_doubles('<dd', old)
       sums[#sums + 1] = fields[i]
-      sums[#sums + 1] = pack('<dd', calls + allowed[i], cost + spent[i])
+      sums[#sums + 1] = pack('<dd', calls + allowed[i], cost + spent[i]) .. string.sub(old, 17)
     end
   end
-  if not sums then
+  local set = sums and #sums > 0 and redis.pcall('HSET', key, unpack(sums))
+  local failed = type(set) == 'table'
+  if not sums or failed then
     others = others or make_others()
-    others.count(key, fields, not have.err and have or nil)
-  elseif #sums > 0 then
-    redis.call('HSET', key, unpack(sums))
+    others.count(key, fields, not (have.err or failed) and have or nil)
   end
 end
 return out
