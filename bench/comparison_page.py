@@ -49,7 +49,7 @@ def _introduction(found: Comparison) -> Iterator[str]:
     yield (
         f"Written by `python -m bench --only peer`: [how it measures](../bench/README.md#beside-a-peer). Medians of "
         f"{found.turns} turns of {found.seconds:g} seconds; ER is envoyproxy/ratelimit `{VERSION}` "
-        "on the same Valkey.\n"
+        "on the same Valkey. Where a call's CPU time goes, and what was tried: [Profiles](profiles.md).\n"
     )
     yield (
         f"**Machine**: {host.processor}, {host.cores} cores, {host.caches}; an access to memory takes {memory}: "

@@ -1,16 +1,18 @@
-"""The cost of a decision in Redis: one string or one hash per bucket, with usage or without, alone or 64 to a script.
+"""The cost of a decision in Redis: by script or by function, with usage or without, alone or 64 to a script.
 
     python -m bench.script_cost
 
 Starts its own Valkey. Prints microseconds of the server's CPU per decision, the minimum of seven runs (the rest
 is noise of other programs): of the script alone (`INFO commandstats`) and of the whole process (`INFO cpu`), which
-includes reading commands and writing replies. Both kinds of calls are sent 64 decisions at a time, so that both make
-equally many system calls.
+includes reading commands and writing replies. All are sent 64 decisions at a time, so that they make equally many
+system calls, but for those that are sent one a millisecond, as calls come that wait for nobody: then neither the
+processor's caches nor its clock are warm. Last it prints what a bucket takes.
 """
 
 import random
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import hiredis
 import redis
 
 from ratelimit_service.buckets.redis.connect import USAGE_BYTES
-from ratelimit_service.buckets.redis.script import ONE_TAG, Encoder, charge_scripts, usage_key
+from ratelimit_service.buckets.redis.script import ONE_TAG, Encoded, Encoder, bucket_key, charge_scripts, usage_key
 from ratelimit_service.decision.charge import Bucket, Charge, Counted
 from ratelimit_service.decision.limit import MICRO, Limit, Quota, TokenBucket, Window
 from ratelimit_service.decision.usage import Series
@@ -27,44 +29,60 @@ from ratelimit_service.devstores.valkey import EmbeddedValkey
 DECISIONS = 25_600
 TOGETHER = 64
 RUNS = 7
+PAUSED = 1_000
+NAME = "0" * 24
+"""Of a bucket, as long as all are."""
 
-# The same state as lua/state.lua, kept as a hash.
-HASH = """
-local stored = {}
-local used, at, keep, part, per = {}, {}, {}, {}, {}
-local wide
-local function read(k)
-  local state = redis.call('HMGET', KEYS[k], 'used', 'at', 'keep', 'part', 'per')
-  used[k], at[k], keep[k] = tonumber(state[1]) or 0, tonumber(state[2]) or 0, tonumber(state[3]) or 0
-  part[k], per[k] = tonumber(state[4]) or 0, tonumber(state[5]) or 1
-end
-local function write(k)
-  local function whole(number) return string.format('%.0f', number) end
-  redis.call('HSET', KEYS[k], 'used', whole(used[k]), 'at', whole(at[k]), 'keep', whole(keep[k]))
-  if part[k] > 0 then redis.call('HSET', KEYS[k], 'part', whole(part[k]), 'per', whole(per[k])) end
-  redis.call('PEXPIRE', KEYS[k], whole(math.ceil((keep[k] - now) / 1000) + 60000))
-end
-"""
+Kind = Callable[[Encoder, Encoded], bytes]
+"""Makes the command of a batch."""
+
+
+def by_script(encoder: Encoder, batch: Encoded) -> bytes:
+    """As the service does."""
+    return encoder.evalsha(batch)
+
+
+def by_function(_: Encoder, batch: Encoded) -> bytes:
+    """As it would by `library`."""
+    return b"*%d\r\n$5\r\nFCALL\r\n$6\r\ncharge\r\n%b" % (batch.words + 2, batch.arguments)
+
+
+def library() -> str:
+    """The script as the only function of a library."""
+    text = charge_scripts()[0].text.decode().partition("\n")[2]
+    return f"#!lua name=charge\nredis.register_function('charge', function(KEYS, ARGV)\n{text}\nend)"
 
 
 class Server:
     """A Valkey and one connection to it."""
 
     def __init__(self, url: str, port: int) -> None:
-        self._client = redis.Redis.from_url(url)
+        self.client = redis.Redis.from_url(url)
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._reader = hiredis.Reader()
 
-    def cost(self, commands: list[bytes], replies: int) -> tuple[float, float]:
-        """Send the commands one after another, each with REPLIES replies. Returns CPU seconds: script, process."""
-        self._client.config_resetstat()
+    def cost(self, commands: list[bytes], replies: int, pause: float) -> tuple[float, float]:
+        """Send the commands one after another, each with REPLIES replies, and seconds of PAUSE between them.
+
+        Returns CPU seconds: script, process.
+        """
+        self.client.config_resetstat()
         before = self._cpu()
         for command in commands:
             self._socket.sendall(command)
             for _ in range(replies):
                 self._reply()
+            time.sleep(pause)
         after = self._cpu()
-        return self._client.info("commandstats")["cmdstat_evalsha"]["usec"] / 1e6, after - before
+        stats = self.client.info("commandstats")
+        script = sum(stats.get(f"cmdstat_{name}", {}).get("usec", 0) for name in ("evalsha", "fcall"))
+        return script / 1e6, after - before
+
+    def bytes_of(self, command: bytes, key: bytes) -> int:
+        """What the server has for KEY once it has run COMMAND."""
+        self.flush()
+        self.call(command)
+        return int(self.client.memory_usage(key) or 0)
 
     def call(self, command: bytes) -> object:
         """Send one command and return its reply."""
@@ -73,12 +91,12 @@ class Server:
 
     def flush(self) -> None:
         """Delete everything but the scripts."""
-        self._client.flushdb()
+        self.client.flushdb()
 
     def close(self) -> None:
         """Close the connections."""
         self._socket.close()
-        self._client.close()
+        self.client.close()
 
     def _reply(self) -> object:
         while (reply := self._reader.gets()) is False:
@@ -88,27 +106,29 @@ class Server:
         return reply
 
     def _cpu(self) -> float:
-        info = self._client.info("cpu")
+        info = self.client.info("cpu")
         return float(info["used_cpu_user"] + info["used_cpu_sys"])
 
 
-def measure(server: Server, state: str | None, charges: Callable[[], Iterator[Charge]], batch: int) -> str:
+def measure(server: Server, kind: Kind, charges: Callable[[], Iterator[Charge]], batch: int, pause: float = 0.0) -> str:
     """The figures of one line: microseconds per decision."""
-    encoder = Encoder(charge_scripts(state=state), request_window=30, usage_bytes=USAGE_BYTES)
+    encoder = Encoder(charge_scripts(), request_window=30, usage_bytes=USAGE_BYTES)
     usage = usage_key(ONE_TAG)
     server.call(encoder.eval(encoder.encode([], usage)))
     scripts, processes = [], []
+    decisions = PAUSED if pause else DECISIONS
+    together = 1 if pause else TOGETHER
     for _ in range(RUNS):
         server.flush()
         source = charges()
         commands = []
-        for _ in range(DECISIONS // TOGETHER):
-            group = [next(source) for _ in range(TOGETHER)]
-            parts = [group] if batch == TOGETHER else [[charge] for charge in group]
-            commands.append(b"".join(encoder.evalsha(encoder.encode(part, usage)) for part in parts))
-        script, process = server.cost(commands, TOGETHER // batch)
-        scripts.append(script / DECISIONS * 1e6)
-        processes.append(process / DECISIONS * 1e6)
+        for _ in range(decisions // together):
+            group = [next(source) for _ in range(together)]
+            parts = [group] if batch == together else [[charge] for charge in group]
+            commands.append(b"".join(kind(encoder, encoder.encode(part, usage)) for part in parts))
+        script, process = server.cost(commands, together // batch, pause)
+        scripts.append(script / decisions * 1e6)
+        processes.append(process / decisions * 1e6)
     return f"{min(scripts):8.2f} {min(processes):8.2f}"
 
 
@@ -119,7 +139,7 @@ def main() -> None:
 
     def over(keys: int, *limits: Limit, counted: bool = False) -> Callable[[], Iterator[Charge]]:
         buckets = [
-            tuple(Bucket(f"{number:020x}.{limit.name}", number % 256, limit) for limit in limits)
+            tuple(Bucket(f"{number:018x}{limit.name}", number % 256, limit) for limit in limits)
             for number in range(keys)
         ]
         names = [limit.name for limit in limits]
@@ -140,17 +160,29 @@ def main() -> None:
         valkey = EmbeddedValkey(Path(folder), options={"appendonly": "no"})
         valkey.start()
         server = Server(valkey.url, valkey.port)
-        print(f"{'us of CPU per decision':42} {'script':>8} {'process':>8}")
+        server.client.function_load(library())
+        print(f"{'us of CPU per decision':52} {'script':>8} {'process':>8}")
         for what, keys, limits in (
             ("one limit, 10,000 keys", 10_000, (bucket,)),
             ("one limit, 64 keys", 64, (bucket,)),
             ("one limit, one key", 1, (bucket,)),
             ("bucket and quota, 10,000 keys", 10_000, (bucket, quota)),
         ):
-            for name, state, counted in (("string", None, False), ("counted", None, True), ("hash", HASH, False)):
+            for name, kind, counted in (
+                ("by script", by_script, False),
+                ("by function", by_function, False),
+                ("by script, counted", by_script, True),
+            ):
                 charges = over(keys, *limits, counted=counted)
                 for batch in (1, TOGETHER):
-                    print(f"{what}, {name}, {batch:2} to a script".ljust(52), measure(server, state, charges, batch))
+                    line = measure(server, kind, charges, batch)
+                    print(f"{what}, {name}, {batch} at once".ljust(52), line, flush=True)
+                line = measure(server, kind, charges, 1, pause=0.001)
+                print(f"{what}, {name}, 1 a millisecond".ljust(52), line, flush=True)
+        encoder = Encoder(charge_scripts(), request_window=30, usage_bytes=USAGE_BYTES)
+        one = Bucket(NAME, 0, bucket)
+        command = encoder.evalsha(encoder.encode([Charge((one,), (1,))], usage_key(ONE_TAG)))
+        print(f"bytes of a bucket: {server.bytes_of(command, bucket_key(one))}")
         server.close()
         valkey.stop()
 

@@ -412,6 +412,7 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         background.start("assignments", allocator.run)
 
         def join() -> None:
+            policies.list_keys()
             background.start("live servers", servers.run)
             if settings.remember_denials:
                 background.start("returned", returned.run)

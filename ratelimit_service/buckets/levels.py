@@ -6,6 +6,7 @@ with what drained in between added, is what everybody charged; what of it this w
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -19,7 +20,7 @@ from ratelimit_service.decision.charge import (
     Reserve,
     Returned,
 )
-from ratelimit_service.decision.limit import MICRO, Concurrency, Quota, TokenBucket
+from ratelimit_service.decision.limit import MICRO, Concurrency, Limit, Quota, TokenBucket
 from ratelimit_service.decision.window import LONG_WINDOWS
 
 MAX_LEVELS: Final = 100_000
@@ -46,6 +47,9 @@ MAX_DENIED: Final = 1_024
 SAME_WINDOW_SECONDS: Final = 60.0
 """Two results whose windows end within so many seconds of each other are of one window: it takes an hour at least."""
 
+_MAX_TERMS: Final = 1_000
+"""Limits of which is kept what their levels have in common."""
+
 _NONE: Final = LimitResult(0, 0, 0)
 _NOTHING: Final = (0, 0.0, 0.0)
 
@@ -58,6 +62,19 @@ class SeenQuota(NamedTuple):
     ends: float
 
 
+class _Terms(NamedTuple):
+    """What the levels of all buckets of one limit have in common.
+
+    `full`: micro-tokens. `rate`: micro-tokens that drain in a second; 0 of a quota. `step`: seconds between two
+    measurements. `long`: whether it is a quota of an hour and longer.
+    """
+
+    full: int
+    rate: float
+    step: float
+    long: bool
+
+
 class Level:
     """The level of one bucket, as this worker last saw it, and who charged it.
 
@@ -65,10 +82,11 @@ class Level:
     tokens were charged by this worker; `total` micro-tokens by everybody, at least; `unused` micro-tokens would have
     drained if the bucket had been charged more. All of it is as of the last measurement, after which this worker has
     `charged` more tokens, less what it returned of reservations. `before` is the same of the generation before. The
-    next measurement is `due`, `step` seconds after the last. `closes` is when the window of a quota ended then.
+    next measurement is `due`. `closes` is when the window of a quota ended then.
 
-    Of a quota of an hour and longer (`long`), `peak` is the most that measurements and denials have seen used of it in
-    the window that ends at `ends`. `noted`: whether there is nothing to note at the next denial.
+    `terms` are those of its limit. Of a quota of an hour and longer, `peak` is the most that measurements and denials
+    have seen used of it in the window that ends at `ends`. `noted`: whether there is nothing to note at the next
+    denial.
     """
 
     __slots__ = (
@@ -79,17 +97,14 @@ class Level:
         "closes",
         "due",
         "ends",
-        "full",
-        "long",
         "mark",
         "marked_at",
         "noted",
         "own",
         "peak",
-        "rate",
         "result",
         "since",
-        "step",
+        "terms",
         "total",
         "unused",
     )
@@ -108,34 +123,29 @@ class Level:
     def show(self, bucket: Bucket) -> None:
         """The results are of this one from now on."""
         self.bucket = bucket
-        self.full = bucket.limit.capacity * MICRO
-        self.rate = _rate(bucket)
-        drains = self.full / self.rate / 4 if self.rate else MAX_STEP_SECONDS
-        self.step = min(max(drains, MIN_STEP_SECONDS), MAX_STEP_SECONDS)
-        algorithm = bucket.limit.algorithm
-        self.long = isinstance(algorithm, Quota) and algorithm.window in LONG_WINDOWS
-        self.noted = not self.long
+        self.terms = _terms_of(bucket.limit)
+        self.noted = not self.terms.long
 
     @property
     def used(self) -> int:
         """Micro-tokens that were used at `at`."""
-        return self.full - self.result[0]
+        return self.terms.full - self.result[0]
 
     def measure(self, now: float) -> None:
         """Add what everybody charged since the last measurement."""
         mark, elapsed = self.mark, now - self.marked_at
-        self.mark = used = self.full - self.result[0]
-        self.marked_at, self.due = now, now + self.step
+        self.mark = used = self.terms.full - self.result[0]
+        self.marked_at, self.due = now, now + self.terms.step
         closes, self.closes = self.closes, now + self.result[2] / MICRO
         self.own, self.charged = self.own + self.charged, 0
-        if self.long:
+        if self.terms.long:
             self.note(now)
             self.noted = False
         if elapsed > GENERATION_SECONDS:  # nothing is known of what happened meanwhile
             self._start(now, _NOTHING)
             return
-        if self.rate:
-            left = mark - elapsed * self.rate
+        if self.terms.rate:
+            left = mark - elapsed * self.terms.rate
             if left > 0:
                 self.total += used - left
             else:
@@ -149,7 +159,7 @@ class Level:
 
     def note(self, now: float) -> None:
         """Note what is used of a quota: in one window the most, since a store that has less has lost it."""
-        used, ends = self.full - self.result[0], now + self.result[2] / MICRO
+        used, ends = self.terms.full - self.result[0], now + self.result[2] / MICRO
         self.noted = True
         if self.result[2] and (ends > self.ends + SAME_WINDOW_SECONDS or now >= self.ends):
             self.peak, self.ends = used, ends
@@ -164,7 +174,7 @@ class Level:
 
     def seen(self, now: float) -> SeenQuota | None:
         """The most that was seen used in the window that is still open; None if it is over, or no quota of an hour."""
-        if not self.long:
+        if not self.terms.long:
             return None
         self.note(self.at)
         return SeenQuota(self.bucket, self.peak, self.ends) if self.peak > 0 and now < self.ends else None
@@ -300,11 +310,12 @@ def _change(charge: Charge, result: ChargeResult, position: int) -> int:
     return charge.costs[position]
 
 
-def _rate(bucket: Bucket) -> float:
-    """Micro-tokens that drain in a second; 0 of a quota."""
-    algorithm = bucket.limit.algorithm
-    return (
-        algorithm.refill_tokens * MICRO * MICRO / algorithm.refill_period_us
-        if isinstance(algorithm, TokenBucket)
-        else 0.0
-    )
+@lru_cache(_MAX_TERMS)
+def _terms_of(limit: Limit) -> _Terms:
+    algorithm = limit.algorithm
+    full, rate = limit.capacity * MICRO, 0.0
+    if isinstance(algorithm, TokenBucket):
+        rate = algorithm.refill_tokens * MICRO * MICRO / algorithm.refill_period_us
+    drains = full / rate / 4 if rate else MAX_STEP_SECONDS
+    long = isinstance(algorithm, Quota) and algorithm.window in LONG_WINDOWS
+    return _Terms(full, rate, min(max(drains, MIN_STEP_SECONDS), MAX_STEP_SECONDS), long)

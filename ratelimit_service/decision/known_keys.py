@@ -15,6 +15,9 @@ _PAGE: Final = 5_000
 _SLICE: Final = 100
 """Ids that are added without letting calls go first: some 0.5 ms."""
 
+LIST_AFTER_SECONDS: Final = 30.0
+"""After the start, in a process that never says that it serves."""
+
 _RETRY_SECONDS: Final = 1.0
 
 LATE_SECONDS: Final = 30.0
@@ -55,6 +58,7 @@ class KnownKeys:
         self._loading: asyncio.Task[None] | None = None
         self._unlisted_since: float | None = None  # None once all were listed, and before that is attempted
         self._is_listed = False
+        self._wanted = asyncio.Event()
         self._logged_at = -inf
 
     def __contains__(self, key_id: str) -> bool:
@@ -80,12 +84,18 @@ class KnownKeys:
             self.load()
 
     def load(self) -> None:
-        """List all keys again, because some may have been missed. What is listed meanwhile stays."""
+        """List all keys again, because some may have been missed. What is listed meanwhile stays.
+
+        For the first time that begins once somebody wants it (`hurry`), or LIST_AFTER_SECONDS later, so that it takes
+        nothing from the start.
+        """
         if self._loading is not None:
             self._loading.cancel()
-        if not self._is_listed and self._unlisted_since is None:
-            self._unlisted_since = self._now()
         self._loading = asyncio.create_task(self._load())
+
+    def hurry(self) -> None:
+        """List the keys now, if that was not begun: the server serves, or a call came for one that is not in memory."""
+        self._wanted.set()
 
     async def close(self) -> None:
         """Stop listing."""
@@ -96,6 +106,11 @@ class KnownKeys:
 
     async def _load(self) -> None:
         """List all keys: once more, with room for them, if there are many more than was expected."""
+        if not self._is_listed and self._unlisted_since is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LIST_AFTER_SECONDS):
+                    await self._wanted.wait()
+            self._unlisted_since = self._now()
         expected = await self._retried(self._source.expected_keys)
         while (ids := await self._listed(expected)).is_full:
             expected = len(ids)

@@ -83,33 +83,40 @@ class Selection(NamedTuple):
     default_hold_us: int = 0
 
 
-class Policy:
-    """One key's policy. Immutable, and in force as long as its `validity` is current; then it has to be compiled again.
+_NONE_SELECTED: Final = Selection((), ())
 
-    `refusal` is the reason for which all its calls are denied, or None, and `refusal_source` what that is based on.
-    `secrets` are those that have not expired; `hides_secrets`: whether there may be another, which could not be read.
+
+class Policy:
+    """One key's policy. It does not change, but for what is cached in it.
+
+    In force as long as its `validity` is current; then it has to be compiled again. `refusal` is the reason for which
+    all its calls are denied, or None, and `refusal_source` what that is based on.
     Compiled with `off_until_us`, until when no limit refuses (0: limits refuse), all its rules are shadow limits, no
     call is denied because a store is down or a row cannot be read, and it is valid until then. `source` is what its
     decisions by the shared buckets are based on. `has_slots`: whether there are concurrency limits among its rules.
     MAX_OPEN is how many reservations of its subject may be open.
+
+    A worker has a hundred thousand of these. So what calls rarely need is computed from the `record` when they do, and
+    what is cached of a policy is in it: `digests`, of the secrets that were verified under it, and `identity`, the
+    fields of CheckLimitResponse that identify its key; both empty at first.
     """
 
     __slots__ = (
-        "_for_all_resources",
         "_held_selections",
         "_max_open",
+        "_selected",
+        "_selection",
         "_selections",
-        "considered",
+        "digests",
         "has_slots",
-        "hides_secrets",
+        "identity",
         "key_id",
         "on_store_failure",
         "plan",
-        "plan_version",
+        "record",
         "refusal",
         "refusal_source",
         "rules",
-        "secrets",
         "source",
         "subject",
         "validity",
@@ -117,10 +124,12 @@ class Policy:
 
     def __init__(self, record: PolicyRecord, now_us: int, off_until_us: int = 0, *, max_open: int = MAX_OPEN) -> None:
         off = now_us < off_until_us
+        self.record = record
+        self.digests: tuple[bytes, ...] = ()
+        self.identity = b""
         self.key_id = record.key_id
         self.subject = record.subject
         self.plan = record.plan
-        self.plan_version = record.plan_version
         self.source = Source.UNENFORCED if off else Source.STORE
         self.on_store_failure = OnStoreFailure.ALLOW if off else record.on_store_failure
         since_us, until_us = _period(record, now_us)
@@ -131,25 +140,38 @@ class Policy:
         self.refusal_source = Source.POLICY
         if self.refusal is None and record.is_denied and not off:
             self.refusal, self.refusal_source = Reason.DEGRADED_DENIED, Source.DEGRADED
-        self.hides_secrets = record.hides_secrets
-        self.secrets: tuple[SecretHash, ...] = tuple(
-            secret for secret in record.secrets if not _has_passed(secret.expires_us, now_us)
-        )
-        self.considered: tuple[Considered, ...] = tuple(_consider(record, now_us))
         self.rules: tuple[Rule, ...] = tuple(
             _rule(record, replace(limit, mode=Mode.SHADOW) if off else limit, level)
-            for limit, level, why_not in self.considered
+            for limit, level, why_not in _consider(record, now_us)
             if not why_not
         )
-        of_tokens = self.rules
         self.has_slots = any(map(_has_slots, self.rules))
-        if self.has_slots:
-            of_tokens = tuple(rule for rule in self.rules if not _has_slots(rule))
-        one_for_all = all(rule.limit.resource == "*" for rule in of_tokens)
-        self._for_all_resources = (of_tokens, _buckets(of_tokens)) if one_for_all else None
-        self._selections: dict[str, Selection] = {}
+        self._selected: str | None = None  # most keys are used with one resource, which needs no dict
+        self._selection = _NONE_SELECTED
+        self._selections: dict[str, Selection] | None = None
         self._max_open = max_open
         self._held_selections: dict[tuple[str, bool], Selection] | None = None  # most keys have none
+
+    @property
+    def plan_version(self) -> int:
+        """The version of its plan."""
+        return self.record.plan_version
+
+    @property
+    def hides_secrets(self) -> bool:
+        """Whether the key may have another secret, which could not be read."""
+        return self.record.hides_secrets
+
+    @property
+    def secrets(self) -> tuple[SecretHash, ...]:
+        """The secrets that have not expired. What has passed since `validity` began is what had passed then."""
+        since_us = self.validity.since_us
+        return tuple([secret for secret in self.record.secrets if not _has_passed(secret.expires_us, since_us)])
+
+    @property
+    def considered(self) -> tuple[Considered, ...]:
+        """Every limit of plan, subject and key, with why it is not in force."""
+        return tuple(_consider(self.record, self.validity.since_us))
 
     def select_held(self, resource: str, *, reserved: bool) -> Selection:
         """The rules for RESOURCE of a call that may be held: with those on calls at once.
@@ -191,19 +213,31 @@ class Policy:
 
         Raises InvalidArgument when it is too long or has control characters.
         """
-        selection = self._selections.get(resource)
+        if resource == self._selected:
+            return self._selection
+        selection = None if self._selections is None else self._selections.get(resource)
         if selection is None:
             check_resource("resource", resource)
-            rules, buckets = self._for_all_resources or self._for_resource(resource)
+            rules = self._for_resource(resource)
+            buckets = self._selection.buckets if rules == self._selection.rules else _buckets(rules)
             selection = Selection(rules, buckets, self._series(resource, rules))
-            if len(self._selections) >= _MAX_RESOURCES:  # callers choose the names: do not keep them all
-                self._selections.clear()
-            self._selections[resource] = selection
+            self._keep(resource, selection)
         return selection
 
-    def _for_resource(self, resource: str) -> tuple[tuple[Rule, ...], tuple[Bucket, ...]]:
-        rules = tuple(rule for rule in self.rules if rule.limit.matches(resource) and not _has_slots(rule))
-        return rules, _buckets(rules)
+    def _keep(self, resource: str, selection: Selection) -> None:
+        if self._selected is None:
+            self._selected, self._selection = resource, selection
+            return
+        if self._selections is None:
+            self._selections = {}
+        elif len(self._selections) >= _MAX_RESOURCES - 1:  # callers choose the names: do not keep them all
+            self._selections.clear()
+        self._selections[resource] = selection
+
+    def _for_resource(self, resource: str) -> tuple[Rule, ...]:
+        """Those of `rules` that apply: the same tuple if all do."""
+        rules = tuple([rule for rule in self.rules if rule.limit.matches(resource) and not _has_slots(rule)])
+        return self.rules if len(rules) == len(self.rules) else rules
 
 
 def _buckets(rules: Sequence[Rule]) -> tuple[Bucket, ...]:

@@ -1,7 +1,7 @@
 """The policies that a server has in memory, kept up to date by `cache_invalidator.CacheInvalidator`."""
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from itertools import islice
@@ -65,15 +65,6 @@ _log = ModuleLog(__name__)
 
 class Source(PolicySource, KeyIdSource, Protocol):
     """Where policies come from, and the ids that have some."""
-
-
-class _Entry:
-    __slots__ = ("digests", "policy", "record")
-
-    def __init__(self, record: PolicyRecord, policy: Policy) -> None:
-        self.record = record
-        self.policy = policy
-        self.digests: deque[bytes] = deque()
 
 
 class _ChangesDuringRead:
@@ -151,8 +142,8 @@ class PolicyCache:
         self._size = size
         self._unknown_ttl_us = round(unknown_ttl * _SECOND_US)
         # Not dicts: the first entry of a dict from which the first ones are deleted is behind all their gaps.
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._by_digest: dict[bytes, _Entry] = {}
+        self._entries: OrderedDict[str, Policy] = OrderedDict()
+        self._by_digest: dict[bytes, Policy] = {}
         self._indexes = {ChangeKind.SUBJECT: KeyIndex(), ChangeKind.PLAN: KeyIndex()}
         self._unknown: OrderedDict[str, int] = OrderedDict()  # until when each id counts as unknown
         # Keys whose limits are not known, and until when that holds.
@@ -198,18 +189,19 @@ class PolicyCache:
     def verified(self, digest: bytes) -> Policy | None:
         """The policy of the key that has this digest, if its secret was verified under the policy in force."""
         entry = self._by_digest.get(digest)
-        if entry is None or not entry.policy.validity.is_current(self._clock):
+        if entry is None or not entry.validity.is_current(self._clock):
             return None
-        entry.policy.validity.used = True
-        return entry.policy
+        entry.validity.used = True
+        return entry
 
     def add_verified(self, digest: bytes, policy: Policy) -> None:
         """Record that the secret of the key with this digest was verified under POLICY."""
         entry = self._entries.get(policy.key_id)
-        if entry is not None and entry.policy is policy and digest not in self._by_digest:
+        if entry is not None and entry is policy and digest not in self._by_digest:
             if len(entry.digests) >= MAX_DIGESTS:
-                del self._by_digest[entry.digests.popleft()]
-            entry.digests.append(digest)
+                del self._by_digest[entry.digests[0]]
+                entry.digests = entry.digests[1:]
+            entry.digests += (digest,)
             self._by_digest[digest] = entry
 
     async def get(self, key_id: str, deadline: float | None = None) -> Policy | None:
@@ -221,10 +213,10 @@ class PolicyCache:
         now_us = self._clock.now_us()
         entry = self._entries.get(key_id)
         if entry is not None:
-            if not entry.policy.validity.is_current(self._clock):
+            if not entry.validity.is_current(self._clock):
                 self._put(entry.record, now_us)
-            self._entries[key_id].policy.validity.used = True
-            return self._entries[key_id].policy
+            self._entries[key_id].validity.used = True
+            return self._entries[key_id]
         if now_us < self._unknown.get(key_id, 0):
             return None
         denied = self._denied.get(key_id)
@@ -260,10 +252,14 @@ class PolicyCache:
         self._known.load()
         self._refresh_later(None)
 
+    def list_keys(self) -> None:
+        """Begin to list the ids of all keys, if that was not begun: the server serves."""
+        self._known.hurry()
+
     async def recompile(self) -> None:
         """Have limits refuse or not, as the switch says now, from the next use of each policy on."""
         for number, entry in enumerate(list(self._entries.values()), 1):
-            entry.policy.validity.invalidate()
+            entry.validity.invalidate()
             if number % _RECOMPILED_PER_TURN == 0:
                 await asyncio.sleep(0)
 
@@ -381,6 +377,7 @@ class PolicyCache:
     async def _wait_for(self, key_id: str, deadline: float | None) -> Policy | None:
         if key_id in self._known:
             return await _result(self._enqueue(key_id, doubtful=False), _seconds_until(deadline, _MARGIN_SECONDS))
+        self._known.hurry()
         seconds = _seconds_until(deadline, inf)
         with self._queue.waiting(key_id, seconds):
             return await _result(self._enqueue(key_id, doubtful=True), seconds)
@@ -444,7 +441,7 @@ class PolicyCache:
         record = fetched.records.get(key_id)
         partial = fetched.unreadable.get(key_id)
         if entry is not None:
-            lookup.set_result(entry.policy)
+            lookup.set_result(entry)
         elif record is not None:
             lookup.set_result(self._uncached(record))
         elif partial is not None:
@@ -521,7 +518,7 @@ class PolicyCache:
         self._drop(record.key_id)
         while len(self._entries) >= self._size:
             self._evict()
-        self._entries[record.key_id] = _Entry(record, self._compiled(record, now_us))
+        self._entries[record.key_id] = self._compiled(record, now_us)
         self._indexes[ChangeKind.SUBJECT].add(record.subject, record.key_id)
         self._indexes[ChangeKind.PLAN].add(record.plan, record.key_id)
 
@@ -534,7 +531,7 @@ class PolicyCache:
     def _drop(self, key_id: str) -> None:
         entry = self._entries.pop(key_id, None)
         if entry is not None:
-            entry.policy.validity.invalidate()
+            entry.validity.invalidate()
             self._indexes[ChangeKind.SUBJECT].remove(entry.record.subject, key_id)
             self._indexes[ChangeKind.PLAN].remove(entry.record.plan, key_id)
             for digest in entry.digests:
@@ -544,7 +541,7 @@ class PolicyCache:
         """Drop the oldest policy that was not used again (the CLOCK algorithm), or the next after _SECOND_CHANCES."""
         for _ in range(_SECOND_CHANCES):
             key_id, entry = next(iter(self._entries.items()))
-            validity = entry.policy.validity
+            validity = entry.validity
             if not validity.used:
                 break
             validity.used = False

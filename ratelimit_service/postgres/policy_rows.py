@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 from ratelimit_service.decision.api_key import is_environment
@@ -128,7 +129,7 @@ class PolicyRows:
         if row.version is None or row.version < 1 or limits is None:
             raise ValueError("there is no row for the version in force")
         plan = RecordFields(
-            plan=row.plan,
+            plan=intern(row.plan),  # one text for all its keys
             plan_version=row.version,
             on_store_failure=OnStoreFailure(row.on_store_failure),
             limits=self._decoded_limits(row.plan_id, limits),
@@ -229,4 +230,6 @@ def _secret(version: int | None, digest: str, expire_time: str | None, environme
         raise ValueError(f"its digest has {len(digest) // 2} bytes, not {_DIGEST_BYTES}")
     if environment is not None and not is_environment(environment):
         raise ValueError(f"its environment is {environment!r}")
-    return SecretHash(version, bytes.fromhex(digest), microseconds(expire_time), environment)
+    return SecretHash(
+        version, bytes.fromhex(digest), microseconds(expire_time), None if environment is None else intern(environment)
+    )

@@ -12,7 +12,7 @@ from decision.memory import ManualClock, MemorySource, record
 from ratelimit_service.decision import known_ids, known_keys
 from ratelimit_service.decision.api_key import ApiKey, new_key_id
 from ratelimit_service.decision.known_ids import KnownIds
-from ratelimit_service.decision.known_keys import KnownKeys
+from ratelimit_service.decision.known_keys import LIST_AFTER_SECONDS, KnownKeys
 from ratelimit_service.decision.lookup_budget import LookupBudget
 from ratelimit_service.decision.lookup_queue import MAX_DOUBTFUL, MAX_PER_READ
 from ratelimit_service.decision.policy_cache import MAX_UNKNOWN, PolicyCache
@@ -34,6 +34,7 @@ class World:
         return api_key.key_id
 
     async def list_keys(self) -> None:
+        self.cache._known.hurry()
         await self.cache.refresh_all()
         for _ in range(20):
             await asyncio.sleep(0)
@@ -90,6 +91,7 @@ async def test_keys_are_listed_page_by_page() -> None:
         api_key = ApiKey.generate("live")
         source.records[api_key.key_id] = record(api_key)
     keys = KnownKeys(source)
+    keys.hurry()
     keys.load()
     await asyncio.sleep(0)
     keys.add(["added"])
@@ -97,6 +99,37 @@ async def test_keys_are_listed_page_by_page() -> None:
     await keys._loading
     assert all(key_id in keys for key_id in [*source.records, "added"])
     await keys.close()
+
+
+@pytest.mark.parametrize("call", [True, False])
+async def test_a_start_reads_no_ids(*, call: bool) -> None:
+    """They are listed once it serves, or a call comes for a key that is not in memory."""
+    source = ManyIds(3)
+    cache = PolicyCache(MemorySource(), ManualClock())
+    keys = cache._known = KnownKeys(source)
+    await cache.refresh_all()
+    await asyncio.sleep(0.01)
+    assert (source.counted, source.pages) == (0, [])
+    if call:
+        await cache.get("unknown")
+    else:
+        cache.list_keys()
+    assert keys._loading is not None
+    async with asyncio.timeout(LIST_AFTER_SECONDS / 2):
+        await keys._loading
+    assert source.ids[2] in keys
+    await cache.close()
+
+
+async def test_ids_are_listed_though_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that does not say when it serves."""
+    monkeypatch.setattr(known_keys, "LIST_AFTER_SECONDS", 0.01)
+    source = ManyIds(3)
+    keys = KnownKeys(source)
+    keys.load()
+    assert keys._loading is not None
+    await keys._loading
+    assert source.ids[2] in keys
 
 
 class ManyIds:
@@ -131,6 +164,7 @@ async def test_a_list_that_is_interrupted_goes_on(monkeypatch: pytest.MonkeyPatc
     source = ManyIds(12_000)
     source.error = error
     keys = KnownKeys(source)
+    keys.hurry()
     keys.load()
     assert keys._loading is not None
     await keys._loading
@@ -142,6 +176,7 @@ async def test_there_is_room_for_more_keys_than_expected(monkeypatch: pytest.Mon
     """Where Postgres' estimate is far too low, keys are listed once more, so that made-up ids are not taken for one."""
     monkeypatch.setattr(known_ids, "_MIN_IDS", 100)
     keys = KnownKeys(ManyIds(12_000))
+    keys.hurry()
     keys.load()
     assert keys._loading is not None
     await keys._loading
@@ -154,6 +189,7 @@ async def test_new_keys_do_not_begin_the_list_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(known_ids, "_MIN_IDS", 10)
     source = ManyIds(5)
     keys = KnownKeys(source)
+    keys.hurry()
     keys.add([f"new {number}" for number in range(20)])
     for number in range(20):
         keys.add([f"newer {number}"])
@@ -172,6 +208,7 @@ async def test_keys_that_are_not_listed_are_reported(monkeypatch: pytest.MonkeyP
     source.failures = 1_000_000
     keys = KnownKeys(source, lambda: now[0])
     assert keys.reason == ""
+    keys.hurry()
     keys.load()
     await asyncio.sleep(0.05)
     assert keys.reason == ""

@@ -128,7 +128,7 @@ def test_resources_are_checked_and_the_cache_is_bounded() -> None:
             compiled.select(resource)
     for number in range(10_000):
         compiled.select(f"resource-{number}")
-    assert len(compiled._selections) <= 64
+    assert len(compiled._selections or ()) < 64
 
 
 def test_refusals() -> None:

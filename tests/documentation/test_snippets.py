@@ -73,6 +73,7 @@ RUN_BY: Final = {
     **{(f"deploy/envoy/{name}README.md", ""): EXAMPLES for name in ENVOY},
     **{(f"deploy/envoy/{name}README.md", "sh"): EXAMPLES for name in ENVOY if "llm" not in name},
     ("deploy/envoy/rlqs/README.md", "sh"): "tests/api/envoy/test_rlqs.py",
+    **{("deploy/envoy/module/README.md", language): "tests/api/envoy/test_module.py" for language in ("", "sh")},
 }
 """Which test runs the blocks of a language on a page."""
 

@@ -3,12 +3,14 @@
 `make test-grants` runs them at full size, and prints the figures.
 """
 
+import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import grpc
 import psutil
 import pytest
 
@@ -19,7 +21,9 @@ from api.envoy.upstream import Upstream
 from api.envoy_rlqs.client import QuotaClient, message
 from fixtures.served import Server
 from fleet.conftest import Fleet
-from fleet.visits import visit
+from fleet.visits import Visits, visit
+from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 
 FULL: Final = os.environ.get("RATELIMIT_GRANTS") == "full"
 CAPACITY, RATE = 100, 50  # of requests without a customer, as the example has it
@@ -120,3 +124,50 @@ def test_many_buckets_are_assigned_and_cost_little_at_rest(fleet: Fleet) -> None
     assert len(assigned) == BUCKETS
     assert took <= ASSIGNED_WITHIN
     assert used <= AT_REST
+
+
+@pytest.mark.skipif(not FULL, reason="make test-grants")
+async def test_envoys_beside_checks(fleet: Fleet, domain: Shell, start_front: Callable[[Json], FrontEnvoy]) -> None:
+    """Together they exceed the limit by another capacity, and 12 seconds of the rate, at most, and only once."""
+    upstream = Upstream()
+    envoys = [start_front(domain.configuration("rlqs", upstream.port, server)) for server in fleet.servers]
+    for envoy in envoys:
+        assert envoy.get().status == 429
+    checked = asyncio.create_task(check(fleet.servers, 2 * RATE, SECONDS))
+    visits = await visit([envoy.port for envoy in envoys], (40, 25, 10), SECONDS)
+    upstream.close()
+    together = Visits(visits.passed + await checked)
+    for seconds in (1, 10, 30, 60):
+        most, bound = together.most_in(seconds), 2 * CAPACITY + RATE * (seconds + 12)
+        print(f"3 Envoys beside checks: in {seconds} s at most {most} of {bound}")  # noqa: T201
+        assert most <= bound
+    ratio = together.passed_between(SECONDS - 30, SECONDS) / (30 * RATE)
+    print(f"in the last 30 s {ratio:.3f} of the rate")  # noqa: T201
+    assert ratio >= 0.85
+
+
+async def check(servers: Sequence[Server], per_second: float, seconds: float) -> list[float]:
+    """Have servers check calls of the same bucket, evenly. Returns when those were allowed, since the beginning."""
+    loop, allowed, calls = asyncio.get_running_loop(), list[float](), set[asyncio.Task[None]]()
+    began = loop.time()
+    request = RateLimitRequest(domain="quotas")
+    request.descriptors.add().entries.add(key="caller", value="unknown")
+
+    async def one(channel: grpc.aio.Channel) -> None:
+        at = loop.time() - began
+        response = await RateLimitServiceStub(channel).ShouldRateLimit(request, timeout=5)
+        if response.overall_code == RateLimitResponse.OK:
+            allowed.append(at)
+
+    channels = [grpc.aio.insecure_channel(server.address) for server in servers]
+    due, number = 0.0, 0
+    while due < seconds:
+        await asyncio.sleep(max(0.0, began + due - loop.time()))
+        task = asyncio.create_task(one(channels[number % len(channels)]))
+        calls.add(task)
+        task.add_done_callback(calls.discard)
+        due, number = due + 1 / per_second, number + 1
+    await asyncio.gather(*calls)
+    for channel in channels:
+        await channel.close()
+    return allowed

@@ -233,6 +233,7 @@ async def test_a_list_that_takes_long_delays_no_lookup(migrated_database_url: Ca
     source = PostgresPolicySource(database)
     await source.fetch([key.key_id])
     keys = KnownKeys(source)
+    keys.hurry()
     keys.load()
     await asyncio.sleep(0.1)
     for _ in range(20):

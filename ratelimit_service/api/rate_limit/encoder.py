@@ -43,16 +43,7 @@ _REASON_AND_SOURCE: Final = [
 ]
 _UNDECIDED_RETRY: Final = duration(_RETRY_AFTER, UNDECIDED_RETRY_US)
 _UINT64_MAX: Final = 2**64 - 1
-_MAX_KEYS = 100_000
 _MAX_LIMITS = 10_000
-
-
-class _EncodedIdentity(NamedTuple):
-    """The fields of a response that identify the caller. Kept without the policy, of which a newer one may exist."""
-
-    subject: str
-    plan: str
-    fields: bytes
 
 
 class _EncodedLimit(NamedTuple):
@@ -72,18 +63,14 @@ class DecisionEncoder:
 
     def __init__(self, now_us: Callable[[], int] = SYSTEM_CLOCK.now_us) -> None:
         self._now_us = now_us
-        self._identities: dict[str, _EncodedIdentity] = {}
         self._limits: dict[int, _EncodedLimit] = {}
 
-    def encode(self, decision: Decision) -> bytes:  # noqa: C901  no calls on the hot path
+    def encode(self, decision: Decision) -> bytes:
         """The CheckLimitResponse for a decision."""
         allowed, reason, source, policy, rules, results, binding, _, reservation_id = decision
         response = (_ALLOWED if allowed else b"") + _REASON_AND_SOURCE[reason][source]
         if policy is not None:
-            identity = self._identities.get(policy.key_id)
-            if identity is None or identity.plan != policy.plan or identity.subject != policy.subject:
-                identity = self._encode_identity(policy)
-            response += identity.fields
+            response += policy.identity or _encode_identity(policy)
         elif reason is Reason.DEGRADED_DENIED:  # undecided: no limit says when to try again
             response += _UNDECIDED_RETRY
         for index, rule in enumerate(rules):
@@ -171,13 +158,6 @@ class DecisionEncoder:
             return b"%b%b%b%b%b" % (_RESULT, varint(1 + len(size) + len(response)), _DECISION, size, response)
         return submessage(_RESULT, _failed(result))
 
-    def _encode_identity(self, policy: Policy) -> _EncodedIdentity:
-        if len(self._identities) >= _MAX_KEYS:
-            self._identities.clear()
-        fields = text(_KEY_ID, policy.key_id) + text(_SUBJECT, policy.subject) + text(_PLAN, policy.plan)
-        identity = self._identities[policy.key_id] = _EncodedIdentity(policy.subject, policy.plan, fields)
-        return identity
-
     def _encode_limit(self, limit: Limit, *, enforced: bool) -> _EncodedLimit:
         if len(self._limits) >= _MAX_LIMITS:
             self._limits.clear()
@@ -200,3 +180,9 @@ def _failed(error: ServiceError) -> bytes:
         )
     )
     return failure.SerializeToString()
+
+
+def _encode_identity(policy: Policy) -> bytes:
+    """The fields of a response that identify the caller, which the policy keeps."""
+    policy.identity = text(_KEY_ID, policy.key_id) + text(_SUBJECT, policy.subject) + text(_PLAN, policy.plan)
+    return policy.identity

@@ -60,7 +60,7 @@ def level_of(key: bytes, seen: SeenQuota, now: float, now_us: int) -> QuotaLevel
 def raise_script(clock: str | None = None) -> Script:
     """The script. CLOCK is for tests that control the time."""
     # Without the flag allow-oom: it makes buckets, for which a server without memory has no room.
-    return Script(clock or part("clock"), *map(part, ("windows", "state", "levels", "raise")))
+    return Script(clock or part("clock"), *map(part, ("windows", "state", "packed", "levels", "raise")))
 
 
 def arguments_of(levels: Sequence[QuotaLevel]) -> tuple[list[bytes], bytes]:

@@ -11,7 +11,7 @@ from typing import Final
 
 
 class Room(IntEnum):
-    """What a server has room for. The numbers are those of `lua/charge.lua`."""
+    """What a server has room for. The numbers are those of `lua/others.lua`."""
 
     PLENTY = 0
     """All new buckets."""

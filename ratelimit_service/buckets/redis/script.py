@@ -49,22 +49,21 @@ def part(name: str) -> str:
     return (_LUA / f"{name}.lua").read_text(encoding="utf-8")
 
 
-def charge_scripts(*, clock: str | None = None, state: str | None = None) -> tuple[Script, ...]:
+def charge_scripts(*, clock: str | None = None, usage: str | None = None) -> tuple[Script, ...]:
     """The scripts that make a batch of charges, one for each Room of a server.
 
     CLOCK is Lua that sets a local `now` in microseconds since 1970 UTC; None takes the store's own clock, the only one
-    that decisions may use. STATE is Lua that reads and writes buckets; None takes `lua/state.lua`. Tests and benchmarks
-    pass others.
+    that decisions may use. USAGE is Lua that counts; None takes `lua/usage.lua`. Tests pass others.
     """
+    others = (*map(part, ("windows", "packed", "levels", "slots", "grants")), usage or part("usage"), part("others"))
     parts = (
         clock or part("clock"),
-        part("windows"),
-        state or part("state"),
-        part("levels"),
-        part("slots"),
-        part("grants"),
-        part("usage"),
+        part("state"),
         part("charge"),
+        "local function make_others()",
+        *others,
+        "end",
+        part("plain"),
     )
     return tuple(Script(f"local ROOM_LEFT = {room:d}", *parts, allow_oom=room is Room.FULL) for room in Room)
 

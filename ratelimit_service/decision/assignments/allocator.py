@@ -7,6 +7,7 @@ is charged to the same buckets that checks and grants charge (`payments`).
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from math import ceil
 from secrets import token_bytes
 from time import monotonic
 from typing import Final
@@ -292,7 +293,7 @@ class Allocator:
         self._renew_later(subscription)
 
     def _renew_later(self, subscription: Subscription) -> None:
-        self._renewals.setdefault(int(subscription.renew_at), []).append(subscription)
+        self._renewals.setdefault(ceil(subscription.renew_at), []).append(subscription)
 
     def _abandon(self, subscription: Subscription) -> None:
         """Have Envoy forget a bucket."""

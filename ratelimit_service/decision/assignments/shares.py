@@ -48,7 +48,7 @@ class Kind(IntEnum):
     """What a server says of one of its holders."""
 
     NEW = 0
-    """It has no share yet."""
+    """It has no share, as far as its server knows. One that the store has of it is sent again."""
     CARRIED = 1
     """The same, as far as is known: it may have one that its server of before gave it."""
     KEPT = 2
@@ -171,22 +171,30 @@ class PoolState:
     quiet_us: int = 0
     held: dict[bytes, _Held] = field(default_factory=dict)
 
+    @property
+    def holders(self) -> int:
+        """Those that are here still."""
+        return sum(each.demand != _LEFT for each in self.held.values())
+
 
 class _Targets:
-    """What each holder is to have."""
+    """What each holder is to have.
 
-    def __init__(self, held: Collection[_Held], units: int, burst: int, least: int) -> None:
-        here = [each for each in held if each.demand != _LEFT]
-        known = [each.demand for each in here if each.demand >= 0]
-        self.holders = len(here)
-        self._equal = units / max(len(here), 1)
+    One unit at least, if there are as many: with none Envoy denies all, and then begins with a bucket that is full. So
+    whoever was lowered to nothing again and again would get its burst each time.
+    """
+
+    def __init__(self, state: PoolState, units: int, burst: int, least: int) -> None:
+        known = [each.demand for each in state.held.values() if each.demand >= 0]
+        self.holders = state.holders
+        self._equal = units / max(self.holders, 1)
         known_units = self._equal * len(known)
         self._count = max(len(known), 1)
-        self._base = PROBE * known_units / self._count
-        self._rest = known_units - PROBE * known_units
+        self._base = max(PROBE * known_units / self._count, 1 if known_units >= len(known) else 0)
+        self._rest = known_units - self._base * len(known)
         self._demand = sum(known)
         self.scarce = self._demand > self._rest
-        self.burst = max(burst // max(len(here), 1), least)
+        self.burst = max(burst // max(self.holders, 1), least)
 
     def units(self, demand: int) -> int:
         """Those of a holder with this DEMAND."""
@@ -202,8 +210,8 @@ def visit(state: PoolState | None, made: Visit, now_us: int) -> tuple[PoolState,
     lost = state is None
     state = state or PoolState()
     state.held = {holder: each for holder, each in state.held.items() if each.until_us > now_us}
-    units = _bounded(state, made, now_us)
     new = _take_bids(state, made, now_us, lost=lost)
+    units = _bounded(state, made, now_us)
     sharing = _Sharing(state, made, units, new)
     sharing.lower()
     sharing.give(nothing=state.quiet_us > now_us)
@@ -217,13 +225,13 @@ class _Sharing:
         """NEW are the positions of bids whose holders had nothing."""
         self._held = state.held
         self._made = made
-        self.targets = _Targets(state.held.values(), units, made.burst, made.least)
+        self.targets = _Targets(state, units, made.burst, made.least)
         self._step = _SCARCE_STEP if self.targets.scarce else _STEP
         self._rest = units - sum(each.units for each in state.held.values())
         self._burst_rest = made.burst - sum(each.burst for each in state.held.values())
         bids = [(index, bid, state.held[bid.holder]) for index, bid in enumerate(made.bids) if bid.holder in state.held]
         self._own = [(index, bid, each) for index, bid, each in bids if each.demand != _LEFT]
-        self._changed = set(new)
+        self._changed = {*new, *(index for index, bid, _ in self._own if bid.kind is not Kind.KEPT)}
         self._short: set[int] = set()
 
     def lower(self) -> None:
@@ -294,7 +302,7 @@ class _Sharing:
 
 
 def _bounded(state: PoolState, made: Visit, now_us: int) -> int:
-    """The units that are given out: all, or fewer as long as others spend of the same limit."""
+    """The units that are given out: all, or fewer while others spend of the same limit, but one for each holder."""
     units = made.units
     if state.bound:
         recovered = state.bound + units * _RECOVERY * max(now_us - state.bound_us, 0) / MICRO
@@ -303,9 +311,9 @@ def _bounded(state: PoolState, made: Visit, now_us: int) -> int:
         else:
             state.bound = 0
     if made.keep < ALL:
-        units = max(units * made.keep // ALL, 1)
-        state.bound, state.bound_us = units, now_us
-    return units
+        units = units * made.keep // ALL
+        state.bound, state.bound_us = max(units, 1), now_us
+    return max(units, min(state.holders, made.units))
 
 
 def _take_bids(state: PoolState, made: Visit, now_us: int, *, lost: bool) -> list[int]:

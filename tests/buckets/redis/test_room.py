@@ -36,7 +36,7 @@ from ratelimit_service.decision.usage import Series
 from ratelimit_service.metrics import RoundTripCounts
 from ratelimit_service.usage.segment import SegmentRef
 
-LIMIT = Limit("limit", Quota(5, Window.YEAR))
+LIMIT = Limit("limit", TokenBucket(5, 1, 86_400 * MICRO))
 SHADOW = Limit("shadow", Quota(5, Window.YEAR), mode=Mode.SHADOW)
 FEW = 4
 """New buckets of a family that a partition gets in a minute while room is SCARCE."""

@@ -10,7 +10,7 @@ from buckets.clocked import ClockedStore, clock_part
 from buckets.redis.usage import MINUTE_US, UsageReader, node_with
 from buckets.redis.usage_model import UsageModel, check_names, summary
 from fixtures.redis_cluster import LoopbackCluster
-from ratelimit_service.buckets.redis.script import Script, part
+from ratelimit_service.buckets.redis.script import Script, charge_scripts, part
 from ratelimit_service.decision.charge import Bucket, Charge, Counted
 from ratelimit_service.decision.limit import Limit, Mode, Quota, Window
 from ratelimit_service.decision.usage import Series
@@ -41,9 +41,7 @@ class FewResources(ClockedStore):
         usage = part("usage")
         assert _LIMIT in usage
         usage = usage.replace(_LIMIT, f"MAX_RESOURCES, DIGEST = {RESOURCES},")
-        room = "local ROOM_LEFT = 0"
-        buckets = part("windows"), part("state"), part("levels"), part("slots")
-        return (Script(room, clock_part(self._key), *buckets, usage, part("charge")),)
+        return charge_scripts(clock=clock_part(self._key), usage=usage)[:1]
 
 
 @st.composite

@@ -2,7 +2,7 @@
 
 import pytest
 
-from decision.assignments.world import Envoy, World, taken
+from decision.assignments.world import STEP, Envoy, World, taken
 from decision.descriptors.world import ALLOW, BLOCKED, DENY, LOCAL, SHADOW, UNLIMITED, bucket, node, quota
 from ratelimit_service.decision.assignments import subscriptions
 from ratelimit_service.decision.assignments.allocator import IDLE_SECONDS
@@ -50,6 +50,20 @@ async def test_shares_follow_the_demand_and_are_sent_when_they_change() -> None:
     assert [each.ttl for each in first.received[count:]] == [60, 60]
     assert first.expires > running.now()
     assert first.units == 1_000
+
+
+@pytest.mark.parametrize("later", [0.25, 0.5, 0.75])
+async def test_shares_are_renewed_before_they_end(later: float) -> None:
+    """In whichever part of a second they were sent."""
+    running = await world()
+    first = running.envoy(demand=10)
+    await running.run(6 + later)
+    running.envoy(demand=10)  # so that both get another share now
+    await running.run(1)
+    for _ in range(round(70 / STEP)):
+        await running.step()
+        assert all(envoy.expires > running.now() for envoy in running.envoys)
+    assert first.received[-1].ttl == 60
 
 
 async def test_servers_share() -> None:
@@ -113,7 +127,7 @@ async def test_new_rules_are_followed() -> None:
         assert last.strategy is expected[0], limits
         if last.strategy is Strategy.TOKEN_BUCKET:
             assert last.tokens / last.interval == expected[1] / expected[2] or limits != (LIMIT,)
-    assert len(idle.received) == 1
+    assert [each.ttl for each in idle.received] == [15, 60]
     await running.rules.apply([Change(ChangeKind.DOMAIN, "other")])
     assert running.servers[0].buckets == 2
 
@@ -253,6 +267,20 @@ async def test_while_the_store_is_away(failure: RuleOnStoreFailure | None, strat
     payments = running.servers[0].payments
     assert payments.charged + payments.forgotten <= len(envoy.passed) < payments.charged + payments.forgotten + 600
     assert payments.forgotten > 0  # it would have drained meanwhile
+
+
+async def test_a_store_that_was_away_has_kept_a_share() -> None:
+    """For as long as it was renewed, but its Envoy has something else: it is sent its share with the next report."""
+    running = await world(failure=DENY)
+    envoy = running.envoy(demand=10)
+    await running.run(16)
+    assert envoy.received[-1] == share(2_000, 100, 60, envoy)
+    running.shares.down = True
+    await running.run(41)
+    assert envoy.received[-1].strategy is Strategy.DENY_ALL
+    running.shares.down = False
+    await running.run(6)
+    assert envoy.received[-1] == share(2_000, 100, envoy=envoy)
 
 
 async def test_buckets_that_are_not_used_are_forgotten() -> None:

@@ -15,15 +15,15 @@ which that is charged, and what it takes until less is assigned."""
 
 
 async def run(
-    demands: list[float], seconds: float, *, capacity: int = 100, checks: float = 0, toggle: float = 0
+    demands: list[float], seconds: float, *, capacity: int = 100, checks: float = 0, toggle: float = 0, servers: int = 2
 ) -> tuple[World, list[float]]:
-    """Have Envoys at two servers want to pass so many requests a second each, perhaps on and off, beside CHECKS.
+    """Have Envoys at SERVERS want to pass so many requests a second each, perhaps on and off, beside CHECKS.
 
     Returns them, and the times of the checks that were allowed.
     """
-    world = await World(node("part", "search", bucket(capacity, RATE)), servers=2).begin()
+    world = await World(node("part", "search", bucket(capacity, RATE)), servers=servers).begin()
     for number, demand in enumerate(demands):
-        world.envoy(demand, server=number % 2)
+        world.envoy(demand, server=number % servers)
     tree = world.rules.get("shop")
     assert tree is not None
     buckets = tree.match((("part", "search"),)).buckets
@@ -68,21 +68,22 @@ async def test_demand_that_moves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("demands", "checks", "toggle"),
+    ("demands", "checks", "toggle", "capacity"),
     [
-        ([60, 40], 60, 0),
-        ([150, 150], 100, 0),
-        ([150, 150], 600, 0),
-        ([150, 150], 200, 5),
-        ([150, 150], 200, 10),
+        ([60, 40], 60, 0, 100),
+        ([150, 150], 100, 0, 100),
+        ([150, 150], 600, 0, 100),
+        ([150, 150], 200, 5, 100),
+        ([150, 150], 200, 10, 100),
+        ([160, 100, 40], 400, 0, 400),
     ],
 )
-async def test_envoys_beside_checks(demands: list[float], checks: float, toggle: float) -> None:
+async def test_envoys_beside_checks(demands: list[float], checks: float, toggle: float, capacity: int) -> None:
     """Together they exceed the limit by DELAY seconds of its rate at most, once, however long it lasts."""
-    world, allowed = await run(demands, 60, checks=checks, toggle=toggle)
+    world, allowed = await run(demands, 60, capacity=capacity, checks=checks, toggle=toggle, servers=len(demands))
     together = sorted([*world.passed(), *allowed])
     for seconds in (1, 10, 30, 60):
-        assert most_in(together, seconds) <= 2 * 100 + RATE * (seconds + DELAY), seconds
+        assert most_in(together, seconds) <= 2 * capacity + RATE * (seconds + DELAY), seconds
     if sum(demands) + checks <= RATE:
         wanted = sum(len(envoy.passed) + len(envoy.denied) for envoy in world.envoys)
         assert len(world.passed(since=10)) >= 0.97 * wanted * 50 / 60

@@ -6,6 +6,7 @@ import pytest
 
 from decision.assignments.visits import BURST, SECOND, UNITS, World, holder, new, visit
 from ratelimit_service.decision.assignments.shares import (
+    ALL,
     NO_SHARE,
     ORPHAN_US,
     QUIET_US,
@@ -68,6 +69,20 @@ def test_shares_by_demand(demands: list[int], units: list[int]) -> None:
     assert Pool().settle(*demands) == units
 
 
+@pytest.mark.parametrize("keep", [ALL, 500, 1])
+def test_each_of_many_keeps_a_unit(keep: int) -> None:
+    """Also of a pool that is bounded: with none Envoy denies all, and then begins with a bucket that is full."""
+    pool = Pool()
+    demands = [5_000] * 5 + [0] * 55
+    pool.settle(*demands)
+    bids = [Bid(holder(number), Kind.KEPT, demand) for number, demand in enumerate(demands)]
+    for _ in range(20):
+        units = [share.units for share in pool.visit(*bids, keep=keep if pool.now_us == NOW else ALL).shares]
+        assert min(units) >= 1
+        assert sum(units) <= UNITS
+        pool.now_us += SECOND
+
+
 def test_small_changes_are_left() -> None:
     """A share is not sent again for what nobody would notice."""
     pool = Pool()
@@ -76,6 +91,15 @@ def test_small_changes_are_left() -> None:
     assert shares == [(500, 50, 0, False)] * 2
     shares = pool.visit(Bid(holder(0), Kind.KEPT, 600), Bid(holder(1), Kind.KEPT, 300)).shares
     assert [share.units for share in shares] == [650, 350]
+
+
+def test_a_share_that_a_server_does_not_know_is_sent_again() -> None:
+    """As it ended at its Envoy, or the answer of the store was lost."""
+    pool = Pool()
+    pool.visit(new(1))
+    assert pool.visit(new(1, 10)).shares == [(UNITS, BURST, TTL_US, False)]
+    assert pool.visit(Bid(holder(1), Kind.CARRIED, 10)).shares == [(UNITS, BURST, TTL_US, False)]
+    assert pool.visit(Bid(holder(1), Kind.KEPT, 10, UNITS, BURST)).shares == [(UNITS, BURST, 0, False)]
 
 
 def test_a_pool_that_is_bounded_recovers() -> None:

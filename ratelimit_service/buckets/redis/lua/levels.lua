@@ -3,14 +3,6 @@
 -- Such a limit decides by a level of its own: its capacity (with its overdraft, here and below) as of the last charge, drained at its own rate since, and raised
 -- by every charge up to its capacity. It needs no state until it is charged itself; then it is noted in `wide` (state.lua).
 -- Meanwhile `used` drains at the rate of the limits that filled it, so that it is right when one of them asks again.
-local MAX = 9007199254740991 -- 2^53 - 1, below which doubles are exact
-
--- The time until AMOUNT micro-tokens have drained, of which DONE / DEN of one has already. Quotient and remainder are
--- computed separately because AMOUNT * DEN may exceed 2^53, NUM * DEN does not.
-local function time_until_drained(amount, done, num, den)
-  local whole = math.floor(amount / num)
-  return whole * den + math.ceil(((amount - whole * num) * den - done) / num)
-end
 
 -- The functions of levels, made by the first bucket of a run that has some: most runs have none and do not pay for them.
 -- The arguments are the locals of those names.
@@ -20,7 +12,7 @@ local function make_levels(used, at, keep, part, per, wide, time_until_drained, 
   local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
 
   -- What is left of AMOUNT micro-tokens, of which DONE / DEN of one has drained, after this time, and the new numerator.
-  -- charge.lua has the same inline, where it runs for every bucket.
+  -- others.lua and plain.lua have the same inline, where it runs for every bucket.
   local function drain(amount, done, elapsed, num, den)
     local periods = floor(elapsed / den)
     local more = (elapsed - periods * den) * num

@@ -6,7 +6,7 @@
 --          per microseconds (0 and 0 for a quota); the microseconds from the charge to the end of its window.
 -- Returns  1, or 0 when it was refunded before, or never taken.
 --
--- Publishes the names of the buckets to which something was returned, as charge.lua does.
+-- Publishes the names of the buckets to which something was returned, as others.lua does.
 --
 -- The bucket never gets more than it would have without the charge: what has drained of the charge since is not refunded.
 -- Where enough was used before the charge, that has drained instead, and the whole charge is refunded.

@@ -57,15 +57,6 @@ for k = 1, #KEYS do
   local held, by_name = read(kept)
   local bids, new = {}, {}
 
-  if bound > 0 then
-    local recovered = bound + units * RECOVERY * max(now - bound_at, 0) / 1000000
-    if recovered < units then units = floor(recovered) else bound = 0 end
-  end
-  if keep < ALL then
-    units = max(floor(units * keep / ALL), 1)
-    bound, bound_at = units, now
-  end
-
   for i = 1, count do
     local kind, demand, own, own_burst, renew = unpack(batch, at, at + 4)
     at = at + 5
@@ -83,6 +74,7 @@ for k = 1, #KEYS do
       if each then each.demand, each.ends = LEFT, min(each.ends, now + ORPHAN) end
     elseif each then
       each.demand = demand
+      new[i] = kind ~= KEPT or nil
     elseif #held < MAX_HOLDERS then
       local orphan
       if kind == CARRIED then
@@ -106,15 +98,28 @@ for k = 1, #KEYS do
     bids[i] = {each, kind, renew, name}
   end
 
-  local here, known, demands, rest, burst_rest = 0, 0, 0, units, burst
+  local here, known, demands, held_units, burst_rest = 0, 0, 0, 0, burst
   for _, each in ipairs(held) do
     if each.demand ~= LEFT then here = here + 1 end
     if each.demand >= 0 then known, demands = known + 1, demands + each.demand end
-    rest, burst_rest = rest - each.units, burst_rest - each.burst
+    held_units, burst_rest = held_units + each.units, burst_rest - each.burst
   end
+  local fewest = min(here, units)
+  if bound > 0 then
+    local recovered = bound + units * RECOVERY * max(now - bound_at, 0) / 1000000
+    if recovered < units then units = floor(recovered) else bound = 0 end
+  end
+  if keep < ALL then
+    units = floor(units * keep / ALL)
+    bound, bound_at = max(units, 1), now
+  end
+  units = max(units, fewest)
+  local rest = units - held_units
   local equal = units / max(here, 1)
   local known_units, divisor = equal * known, max(known, 1)
-  local base, shared = PROBE * known_units / divisor, known_units - PROBE * known_units
+  -- One unit of those that there are, at least: with none Envoy denies all, and then begins with a bucket that is full.
+  local base = max(PROBE * known_units / divisor, known_units >= known and 1 or 0)
+  local shared = known_units - base * known
   local scarce = demands > shared
   local most_burst = max(floor(burst / max(here, 1)), least)
   local step = scarce and SCARCE_STEP or STEP

@@ -112,9 +112,9 @@ local function usage_sum(packed, counts)
 end
 
 -- Adds to the series FIELDS, each once: `allowed[i]` calls that cost `spent[i]`, and the counts of `more[i]` (an array in the
--- format of a value), each of them nil if there is none.
-local function usage_add(key, cap, fields, allowed, spent, more)
-  local have = redis.call('HMGET', key, '', unpack(fields))
+-- format of a value), each of them nil if there is none. HAVE is what the segment has of `""` and these, nil if that is not known.
+local function usage_add(key, cap, fields, allowed, spent, more, have)
+  have = have or redis.call('HMGET', key, '', unpack(fields))
   local packed = have[1]
   local meta
   local _, _, minute = unpack_doubles('<ddd', packed or string.rep('\0', 24))
