@@ -163,6 +163,11 @@ def settle(data: bytes) -> None:
         assert code or reservation_id == made
 
 
+def _too_large(body: bytes, code: int) -> bool:
+    """Whether this refusal is that of a message over the bound."""
+    return code == Code.RESOURCE_EXHAUSTED and len(body) > MAX_MESSAGE
+
+
 def grant(data: bytes) -> None:
     """Whatever is asked for and returned, no more is granted than is wanted, and only to gateways."""
     choices = Choices(data)
@@ -172,7 +177,7 @@ def grant(data: bytes) -> None:
         is_gateway = choices.byte() < 250
         body = _message(choices, _grant)
         code, response = world().call(GRANT, frame(body), gateway=is_gateway)
-        assert code in ({Code.OK, Code.INVALID_ARGUMENT} if is_gateway else {7, Code.INVALID_ARGUMENT})
+        assert code in {Code.OK if is_gateway else 7, Code.INVALID_ARGUMENT} or _too_large(body, code)
         if not code:
             message, request = _same(response, GrantResponse), GrantRequest.FromString(body)
             assert message.granted <= request.wants
@@ -188,7 +193,7 @@ def stream_grants(data: bytes) -> None:
     is_gateway = choices.byte() < 250
     body = _message(choices, _stream_grant)
     code, response = world().call(STREAM_GRANTS, frame(body), gateway=is_gateway)
-    assert code in {Code.OK if is_gateway else 7, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED}
+    assert code in {Code.OK if is_gateway else 7, Code.INVALID_ARGUMENT} or _too_large(body, code)
     if not code:
         message, requests = _same(response, StreamGrantResponse), StreamGrantRequest.FromString(body).requests
         for result, request in zip(message.results, requests, strict=True):
