@@ -58,7 +58,7 @@ _ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource", "re
 _VALUES = ["x", "xy", "/orders/1", "", *_KEYS[:3]]
 
 _LARGE = 248
-"""A byte from which on a message is as large as it may be, or larger. Few are, which would take most of the time."""
+"""Two such bytes make a message as large as it may be, or larger. Few are, which would take most of the time."""
 
 _GRANT_IDS = [f"{number:032x}" for number in range(8)]
 
@@ -257,6 +257,10 @@ def _message(choices: Choices, structured: object) -> bytes:
     return body * (choices.byte() % 3 + 1) if kind == 2 else body
 
 
+def _is_large(choices: Choices) -> bool:
+    return choices.byte() >= _LARGE and choices.byte() >= _LARGE
+
+
 def _rate_limit_request(choices: Choices) -> RateLimitRequest:
     request = RateLimitRequest(
         domain=choices.text([DOMAIN, DOMAIN, "other", HELD]), hits_addend=choices.number() % 2**32
@@ -324,7 +328,7 @@ def _grant(choices: Choices) -> GrantRequest:
 
 
 def _stream_grant(choices: Choices) -> StreamGrantRequest:
-    count = choices.pick([64, 65]) if choices.byte() >= _LARGE else choices.pick([1, 2, 3, 0, 5, 8])
+    count = choices.pick([64, 65]) if _is_large(choices) else choices.pick([1, 2, 3, 0, 5, 8])
     requests = [_grant(choices) for _ in range(min(count, 4))]
     return StreamGrantRequest(requests=(requests * 17)[:count])
 
@@ -342,7 +346,7 @@ def _reports(choices: Choices) -> RateLimitQuotaUsageReports:
 
 
 def _batch(choices: Choices) -> BatchCheckLimitRequest:
-    count = choices.pick([256, 257]) if choices.byte() >= _LARGE else choices.pick([1, 2, 3, 0, 5, 8])
+    count = choices.pick([256, 257]) if _is_large(choices) else choices.pick([1, 2, 3, 0, 5, 8])
     checks = [_check(choices) for _ in range(min(count, 8))]
     return BatchCheckLimitRequest(checks=(checks * 33)[:count])
 
