@@ -75,8 +75,9 @@ extern int ENVOY(filter_config_http_callout)(void *, uint64_t *, Text, Header *,
 
 enum Reason { WITHIN_LIMIT = 1, KEY_UNKNOWN = 4, KEY_REVOKED = 5, KEY_SUSPENDED = 6, KEY_EXPIRED = 7, DEGRADED_DENIED = 9 };
 enum { OVER_LIMIT = 2, STORE_UNAVAILABLE = 6 };
-enum { INVALID_ARGUMENT = 3, UNAVAILABLE = 14 };
-enum Verdict { NONE, ALLOWED, DENIED, FAILED, ALONE };
+enum { CANCELLED = 1, UNKNOWN = 2, INVALID_ARGUMENT = 3, DEADLINE_EXCEEDED = 4, ABORTED = 10, UNIMPLEMENTED = 12, INTERNAL = 13 };
+enum { UNAVAILABLE = 14, DATA_LOSS = 15 };
+enum Verdict { NONE, ALLOWED, DENIED, FAILED, REFUSED, ALONE };
 enum Event { WORK = 1, EXAMINE };
 
 typedef struct {
@@ -149,6 +150,7 @@ typedef struct Key {
     int return_count;
     Denial denial;
     bool active, queued;
+    enum Verdict away; /* by which calls are decided until away_until */
     int64_t called_at, silent_since, return_at, away_until;
 } Key;
 
@@ -404,6 +406,23 @@ static int read_response(int result, const Header *headers, size_t count, const 
     }
     memcpy(&size, out->data + 1, 4);
     return out->data[0] == 0 && __builtin_bswap32(size) == out->size - 5 ? 0 : UNAVAILABLE;
+}
+
+/* Whether the service has failed. Any other error is to be fixed by somebody, and never lets a request pass: who finds out how to
+ * cause one could pass all limits. */
+static enum Verdict verdict_of(int code) {
+    switch (code) {
+    case CANCELLED:
+    case UNKNOWN:
+    case DEADLINE_EXCEEDED:
+    case ABORTED:
+    case INTERNAL:
+    case UNAVAILABLE:
+    case DATA_LOSS:
+        return FAILED;
+    default:
+        return REFUSED;
+    }
 }
 
 /* ---- Units. The lock of the shard is held. ---- */
@@ -879,26 +898,30 @@ static void answered(Config *config, Flight *flight, const GrantResponse *respon
     }
 }
 
-static void failed(Config *config, Flight *flight, int code, int64_t at) {
-    (void)config;
+static void failed(Flight *flight, int code, int64_t at) {
     Key *key = flight->key;
-    if (code == INVALID_ARGUMENT) {
-        if (flight->pool != NULL) {
-            flight->pool->checked_until = at + FORGET;
+    if (code != INVALID_ARGUMENT) { /* which may be for a return: none of them is sent again */
+        postpone(key, flight, at);
+    }
+    if (code == INVALID_ARGUMENT || code == UNIMPLEMENTED) {
+        for (Pool *one = key->pools; one != NULL; one = one->next) {
+            one->checked_until = code == UNIMPLEMENTED || one == flight->pool ? at + FORGET : one->checked_until;
         }
         return;
     }
-    postpone(key, flight, at);
+    key->away = verdict_of(code);
     key->away_until = at + AWAY;
     if (flight->pool == NULL) {
         return;
     }
-    give_back(key, flight->grant_id, flight->wants, at); /* it may have been granted */
-    key->return_at = at + SECOND;
+    if (key->away == FAILED) { /* it may have been granted */
+        give_back(key, flight->grant_id, flight->wants, at);
+        key->return_at = at + SECOND;
+    }
     for (Filter *one = key->first, *next; one != NULL; one = next) {
         next = one->newer;
         if (one->sent == flight) {
-            resolve(one, FAILED);
+            resolve(one, key->away);
         }
     }
 }
@@ -940,7 +963,7 @@ static void land(Config *config, Flight *flight, int code, const Out *body) {
         read_grant_response((In){(unsigned char *)body->data + 5, (unsigned char *)body->data + body->size}, &response);
         answered(config, flight, &response, at);
     } else {
-        failed(config, flight, code, at);
+        failed(flight, code, at);
     }
     serve(config, key, at);
     pthread_mutex_unlock(&key->shard->lock);
@@ -1350,8 +1373,9 @@ static int apply(Filter *filter) {
         respond(filter, 401, "An API key is missing.\n", -1);
         return STOP;
     case FAILED:
+    case REFUSED:
         filter->decision.limit = 0;
-        if (!filter->config->fail_open) {
+        if (filter->verdict == REFUSED || !filter->config->fail_open) {
             respond(filter, 503, "The limit is not known now.\n", -1);
             return STOP;
         }
@@ -1421,7 +1445,7 @@ static enum Verdict begin(Filter *filter, Text credential, Text resource) {
         }
     }
     if (verdict == NONE && at < key->away_until) {
-        verdict = FAILED;
+        verdict = key->away;
     }
     if (verdict == NONE) {
         if (filter->scheduler == NULL) {
@@ -1482,7 +1506,7 @@ void envoy_dynamic_module_on_http_filter_http_callout_done(
     Filter *filter = (Filter *)module;
     Out body = {0};
     int code = read_response(result, headers, count, chunks, chunk_count, &body);
-    filter->verdict = FAILED;
+    filter->verdict = verdict_of(code);
     if (code == 0) {
         read_decision((In){(unsigned char *)body.data + 5, (unsigned char *)body.data + body.size}, &filter->decision);
         filter->verdict = filter->decision.allowed ? ALLOWED : DENIED;
