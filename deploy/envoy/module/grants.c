@@ -57,6 +57,7 @@ extern int ENVOY(filter_config_http_callout)(void *, uint64_t *, Text, Header *,
 #define SHARDS 64
 #define BUCKETS 256         /* of a shard */
 #define MAX_KEYS 100000     /* of a configuration: calls of others are checked one by one */
+#define MAX_STRANGERS 16    /* keys of a shard that the service has not named yet: made up ones grow no table, and no chain */
 #define MAX_CREDENTIAL 256
 #define MAX_RESOURCE 256    /* of a longer path, so many bytes */
 #define MAX_LINES 64        /* resources of one key that are counted at a time */
@@ -81,7 +82,7 @@ enum Verdict { NONE, ALLOWED, DENIED, FAILED, REFUSED, ALONE };
 enum Event { WORK = 1, EXAMINE };
 
 typedef struct {
-    bool allowed;
+    bool allowed, known; /* known: whether the service names the key */
     int reason;
     int64_t limit, remaining, reset, window;
     int64_t retry; /* -1: none */
@@ -114,7 +115,8 @@ typedef struct Pool {
 } Pool;
 
 /* What was decided of one resource since the last report. */
-typedef struct {
+typedef struct Line {
+    struct Line *next;
     char resource[MAX_RESOURCE];
     size_t size;
     Pool *pool;
@@ -149,7 +151,7 @@ typedef struct Key {
     Return *returns;
     int return_count;
     Denial denial;
-    bool active, queued;
+    bool active, queued, known;
     enum Verdict away; /* by which calls are decided until away_until */
     int64_t called_at, silent_since, return_at, away_until;
 } Key;
@@ -157,6 +159,7 @@ typedef struct Key {
 struct Shard {
     pthread_mutex_t lock;
     Key *bucket[BUCKETS], *active;
+    int strangers;
 };
 
 typedef struct Flight {
@@ -330,6 +333,7 @@ static void read_decision(In in, Decision *to) {
         switch (field) {
         case 1: to->allowed = number != 0; break;
         case 2: to->reason = (int)number; break;
+        case 4: to->known = bytes.end > bytes.at; break;
         case 7: read_name(bytes, to->name); break;
         case 8: to->remaining = (int64_t)number; break;
         case 9: to->retry = read_duration(bytes); break;
@@ -453,6 +457,11 @@ static void activate(Key *key) {
     }
 }
 
+static void know(Key *key) {
+    key->shard->strangers -= !key->known;
+    key->known = true;
+}
+
 static void give_back(Key *key, const char *id, int64_t unused, int64_t at) {
     Return *one = calloc(1, sizeof *one), **to = &key->returns;
     if (one == NULL) {
@@ -533,30 +542,28 @@ static Pool *pool_for(Key *key, const char *resource, size_t size) {
 }
 
 static Line *line_of(Key *key, Text resource) {
-    Line *spare = NULL;
-    for (int i = 0; i < key->line_count; i++) {
-        Line *one = &key->lines[i];
+    Line *line = NULL;
+    for (Line *one = key->lines; one != NULL; one = one->next) {
         if (one->size == resource.size && memcmp(one->resource, resource.data, resource.size) == 0) {
             return one;
         }
         if (one->allowed == 0 && one->denied == 0 && one->waiting == 0) {
-            spare = one;
+            line = one;
         }
     }
-    if (key->line_count < MAX_LINES) {
-        if (key->lines == NULL && (key->lines = calloc(MAX_LINES, sizeof *key->lines)) == NULL) {
-            return NULL;
-        }
-        spare = &key->lines[key->line_count];
-    }
-    Pool *pool = spare == NULL ? NULL : pool_for(key, resource.data, resource.size);
-    if (pool == NULL) {
+    bool is_more = key->line_count < MAX_LINES;
+    Pool *pool = is_more || line != NULL ? pool_for(key, resource.data, resource.size) : NULL;
+    if (pool == NULL || (is_more && (line = calloc(1, sizeof *line)) == NULL)) {
         return NULL;
     }
-    key->line_count += spare == &key->lines[key->line_count];
-    *spare = (Line){.size = resource.size, .pool = pool};
-    memcpy(spare->resource, resource.data, resource.size);
-    return spare;
+    if (is_more) {
+        line->next = key->lines;
+        key->lines = line;
+        key->line_count++;
+    }
+    *line = (Line){.next = line->next, .size = resource.size, .pool = pool};
+    memcpy(line->resource, resource.data, resource.size);
+    return line;
 }
 
 /* Units of a pool are good for what begins with this prefix. What is held by another is returned, and no pool without lines is kept. */
@@ -568,8 +575,7 @@ static void cover(Key *key, Pool *asked, bool has_prefix, In prefix, int64_t at)
     release_pool(key, asked, at);
     asked->has_prefix = has_prefix;
     memcpy(asked->prefix, prefix.at, asked->prefix_size = size);
-    for (int i = 0; i < key->line_count; i++) {
-        Line *line = &key->lines[i];
+    for (Line *line = key->lines; line != NULL; line = line->next) {
         if (covers(asked, line->resource, line->size)) {
             line->pool = asked;
         } else if (line->pool == asked) {
@@ -579,8 +585,8 @@ static void cover(Key *key, Pool *asked, bool has_prefix, In prefix, int64_t at)
     for (Pool **at_pool = &key->pools; *at_pool != NULL;) {
         Pool *pool = *at_pool;
         bool used = pool == asked;
-        for (int i = 0; i < key->line_count; i++) {
-            used |= key->lines[i].pool == pool;
+        for (Line *line = key->lines; line != NULL; line = line->next) {
+            used |= line->pool == pool;
         }
         if (used) {
             at_pool = &pool->next;
@@ -680,8 +686,7 @@ static int64_t wanted(Pool *pool, int64_t at, int64_t waiting) {
 }
 
 static void put_spent(Out *out, Key *key) {
-    for (int i = 0; i < key->line_count; i++) {
-        Line *line = &key->lines[i];
+    for (Line *line = key->lines; line != NULL; line = line->next) {
         if (line->allowed + line->denied == 0) {
             continue;
         }
@@ -700,8 +705,8 @@ static void put_spent(Out *out, Key *key) {
 }
 
 static bool has_spent(const Key *key) {
-    for (int i = 0; i < key->line_count; i++) {
-        if (key->lines[i].allowed + key->lines[i].denied > 0) {
+    for (Line *line = key->lines; line != NULL; line = line->next) {
+        if (line->allowed + line->denied > 0) {
             return true;
         }
     }
@@ -870,6 +875,9 @@ static void answered(Config *config, Flight *flight, const GrantResponse *respon
     Pool *pool = flight->pool;
     if (!response->returns_made) {
         postpone(key, flight, at);
+    }
+    if (response->decision.known) {
+        know(key);
     }
     if (pool == NULL) {
         return;
@@ -1047,7 +1055,9 @@ static void free_key(Key *key) {
         key->returns = one->next;
         free(one->sent);
     }
-    free(key->lines);
+    for (Line *line; (line = key->lines) != NULL; free(line)) {
+        key->lines = line->next;
+    }
     free(key);
 }
 
@@ -1060,6 +1070,7 @@ static void forget_keys(Config *config, Shard *shard, int64_t at) {
                 continue;
             }
             *to = key->next;
+            shard->strangers -= !key->known;
             free_key(key);
             atomic_fetch_sub(&config->keys, 1);
         }
@@ -1398,42 +1409,65 @@ static uint64_t hash_of(const Config *config, Text text) {
     return hash ^ hash >> 29;
 }
 
-/* The key, and whether it is new; NULL if there are too many. */
-static Key *find(Config *config, Shard *shard, uint64_t hash, Text credential, bool *is_new) {
-    Key **bucket = &shard->bucket[hash / SHARDS % BUCKETS], *key = *bucket;
+static Key *find(Shard *shard, uint64_t hash, Text credential) {
+    Key *key = shard->bucket[hash / SHARDS % BUCKETS];
     while (key != NULL && !(key->hash == hash && key->size == credential.size && memcmp(key->credential, credential.data, credential.size) == 0)) {
         key = key->next;
     }
-    *is_new = key == NULL;
-    if (key == NULL && atomic_load(&config->keys) < MAX_KEYS && (key = calloc(1, sizeof *key)) != NULL) {
+    return key;
+}
+
+/* Keep a key that is not kept yet; NULL if there are too many. */
+static Key *keep(Config *config, Shard *shard, uint64_t hash, Text credential, bool known, int64_t at) {
+    bool has_room = atomic_load(&config->keys) < MAX_KEYS && (known || shard->strangers < MAX_STRANGERS);
+    Key **bucket = &shard->bucket[hash / SHARDS % BUCKETS], *key = has_room ? calloc(1, sizeof *key) : NULL;
+    if (key != NULL) {
         key->shard = shard;
         key->hash = hash;
+        key->known = known;
+        key->called_at = key->silent_since = at;
         memcpy(key->credential, credential.data, key->size = credential.size);
         key->next = *bucket;
         *bucket = key;
+        shard->strangers += !known;
         atomic_fetch_add(&config->keys, 1);
     }
     return key;
+}
+
+/* The service has named the key of a request: there is room for it, whoever makes up others. */
+static void keep_known(Filter *filter) {
+    Text credential, resource;
+    if (!read_request(filter, &credential, &resource)) {
+        return;
+    }
+    uint64_t hash = hash_of(filter->config, credential);
+    Shard *shard = &filter->config->shard[hash % SHARDS];
+    pthread_mutex_lock(&shard->lock);
+    Key *key = find(shard, hash, credential);
+    if (key != NULL) {
+        know(key);
+    } else {
+        keep(filter->config, shard, hash, credential, true, now());
+    }
+    pthread_mutex_unlock(&shard->lock);
 }
 
 static enum Verdict begin(Filter *filter, Text credential, Text resource) {
     Config *config = filter->config;
     uint64_t hash = hash_of(config, credential);
     Shard *shard = &config->shard[hash % SHARDS];
-    bool is_new;
     pthread_mutex_lock(&shard->lock);
     int64_t at = now();
-    Key *key = find(config, shard, hash, credential, &is_new);
+    Key *key = find(shard, hash, credential);
     enum Verdict verdict = ALONE;
     Line *line = NULL;
-    if (key != NULL) {
+    if (key == NULL) {
+        keep(config, shard, hash, credential, false, at);
+    } else {
         bool was_quiet = at - key->called_at > QUIET && is_empty(key);
         key->called_at = at;
-        if (is_new) {
-            key->silent_since = at;
-        } else if (!was_quiet) {
-            line = line_of(key, resource);
-        }
+        line = was_quiet ? NULL : line_of(key, resource);
     }
     if (line != NULL) {
         verdict = decide(key, line, at, &filter->decision);
@@ -1510,6 +1544,9 @@ void envoy_dynamic_module_on_http_filter_http_callout_done(
     if (code == 0) {
         read_decision((In){(unsigned char *)body.data + 5, (unsigned char *)body.data + body.size}, &filter->decision);
         filter->verdict = filter->decision.allowed ? ALLOWED : DENIED;
+        if (filter->decision.known) {
+            keep_known(filter);
+        }
     }
     free(body.data);
     if (!filter->starts) {

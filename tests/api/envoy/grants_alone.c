@@ -351,6 +351,41 @@ static void without_grants(void) {
     end();
 }
 
+/* Made up keys take no room that grows, nor that of a key which the service names. */
+static void strangers(void) {
+    Stream one = {.path = "/"};
+    char key[32];
+    start("");
+    for (int i = 0; i < 20000; i++) {
+        snprintf(key, sizeof key, "made-up-%d", i);
+        one.key = key;
+        EQUAL(request(&one, 0, false, KEY_UNKNOWN, 0), 401);
+        EQUAL(request(&one, 0, false, KEY_UNKNOWN, 0), 401);
+    }
+    EQUAL(config->keys, SHARDS * MAX_STRANGERS);
+    for (int i = 0; i < 2 * SHARDS * MAX_STRANGERS; i++) {
+        snprintf(key, sizeof key, "key-%d", i);
+        EQUAL(passes(&one), 1);
+        begin_request(&one);
+        EQUAL(calls[0].is_grant, true);
+        answer(0, true, WITHIN_LIMIT, 5, 10);
+        end_stream(&one);
+    }
+    EQUAL(config->keys, 3 * SHARDS * MAX_STRANGERS);
+    for (int i = 0; i < 2; i++) { /* what they know of each is reported, and they are forgotten */
+        pass(10 * SECOND);
+        while (call_count > 0) {
+            answer(0, true, 0, 0, 0);
+        }
+    }
+    pass(2 * SECOND);
+    EQUAL(config->keys, 0);
+    for (int i = 0; i < SHARDS; i++) {
+        EQUAL(config->shard[i].strangers, 0);
+    }
+    end();
+}
+
 int main(int count, char **names) {
     const struct {
         const char *name;
@@ -359,6 +394,7 @@ int main(int count, char **names) {
         {"errors", errors},
         {"without_grants", without_grants},
         {"idle", idle},
+        {"strangers", strangers},
     };
     for (size_t i = 0; count == 2 && i < sizeof cases / sizeof *cases; i++) {
         if (strcmp(names[1], cases[i].name) == 0) {
