@@ -599,7 +599,8 @@ static void cover(Key *key, Pool *asked, bool has_prefix, In prefix, int64_t at)
     }
 }
 
-static void count_denial(Line *line, const Decision *by) {
+static void count_denial(Key *key, Line *line, const Decision *by) {
+    activate(key); /* it is to be reported */
     line->denied++;
     line->pool->denied++;
     memcpy(line->limit, by->name, sizeof line->limit);
@@ -628,7 +629,7 @@ static enum Verdict decide(Key *key, Line *line, int64_t at, Decision *to) {
         if (at < denials[i]->until) {
             *to = denials[i]->decision;
             to->retry = to->retry < 0 ? -1 : most(0, to->retry - (at - denials[i]->at));
-            count_denial(line, to);
+            count_denial(key, line, to);
             return DENIED;
         }
     }
@@ -860,7 +861,7 @@ static void add(Config *config, Flight *flight, const GrantResponse *response, i
         next = one->newer;
         if (one->sent == flight && one->line->pool == pool && --room < 0) {
             one->decision = denied.decision;
-            count_denial(one->line, &one->decision);
+            count_denial(key, one->line, &one->decision);
             resolve(one, DENIED);
         }
     }
@@ -1473,9 +1474,6 @@ static enum Verdict begin(Filter *filter, Text credential, Text resource) {
         verdict = decide(key, line, at, &filter->decision);
         if (line->pool != NULL && line->pool->wants_more) {
             need(config, key);
-        }
-        if (verdict == DENIED) {
-            activate(key);
         }
     }
     if (verdict == NONE && at < key->away_until) {

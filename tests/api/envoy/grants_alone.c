@@ -336,6 +336,19 @@ static void idle(void) {
     end();
 }
 
+/* A call that is denied while it waits is reported, though none comes after it. */
+static void denied(void) {
+    Stream one = {.key = "key", .path = "/"};
+    start("");
+    EQUAL(passes(&one), 1);
+    EQUAL(request(&one, 0, false, OVER_LIMIT, 0), 429);
+    pass(REPORT);
+    EQUAL(call_count, 1);
+    EQUAL(number_in(part_of(part_of(called(0), RETURNS, 0), SPENT, 0), SPENT_DENIED), 1);
+    answer(0, false, 0, 0, 0);
+    end();
+}
+
 /* A service that has no Grant checks each call. */
 static void without_grants(void) {
     Stream one = {.key = "key", .path = "/"};
@@ -394,6 +407,7 @@ int main(int count, char **names) {
         {"errors", errors},
         {"without_grants", without_grants},
         {"idle", idle},
+        {"denied", denied},
         {"strangers", strangers},
     };
     for (size_t i = 0; count == 2 && i < sizeof cases / sizeof *cases; i++) {
