@@ -61,6 +61,7 @@ extern int ENVOY(filter_config_http_callout)(void *, uint64_t *, Text, Header *,
 #define MAX_CREDENTIAL 256
 #define MAX_RESOURCE 256    /* of a longer path, so many bytes */
 #define MAX_LINES 64        /* resources of one key that are counted at a time */
+#define MAX_REPORTED 128    /* lines in one request, whose size the service bounds, too */
 #define MAX_POOLS 16
 #define MAX_RETURNS 64
 #define MAX_NAME 65         /* of a limit */
@@ -131,6 +132,7 @@ typedef struct Return {
     int64_t unused, ended;
     char *sent; /* its message: what it reports is counted once, so a repeat is the same */
     size_t sent_size;
+    int lines; /* in its message */
 } Return;
 
 typedef struct Filter Filter;
@@ -686,7 +688,9 @@ static int64_t wanted(Pool *pool, int64_t at, int64_t waiting) {
     return least(most(units + waiting, 1), MAX_UNITS);
 }
 
-static void put_spent(Out *out, Key *key) {
+/* Returns how many lines there are. */
+static int put_spent(Out *out, Key *key) {
+    int count = 0;
     for (Line *line = key->lines; line != NULL; line = line->next) {
         if (line->allowed + line->denied == 0) {
             continue;
@@ -702,7 +706,9 @@ static void put_spent(Out *out, Key *key) {
         put_bytes(out, 3, one.data, one.size);
         free(one.data);
         line->allowed = line->denied = 0;
+        count++;
     }
+    return count;
 }
 
 static bool has_spent(const Key *key) {
@@ -738,11 +744,13 @@ static Flight *next_request(Config *config, Key *key, int64_t at, Out *out) {
         return NULL;
     }
     *flight = (Flight){.key = key, .pool = pool, .began = at};
-    bool reported = !has_spent(key);
+    int room = MAX_REPORTED;
     Return *fresh = NULL;
-    for (Return *one = key->returns; one != NULL && fresh == NULL; one = one->next) {
-        fresh = one->sent == NULL ? one : NULL;
+    for (Return *one = key->returns; one != NULL; one = one->next) {
+        fresh = fresh == NULL && one->sent == NULL ? one : fresh;
+        room -= one->lines;
     }
+    bool reported = !has_spent(key) || room < MAX_LINES;
     if (!reported && fresh == NULL && key->return_count < MAX_RETURNS) {
         char id[33];
         make_id(config, id); /* none that the service knows: it only reports */
@@ -775,7 +783,7 @@ static Flight *next_request(Config *config, Key *key, int64_t at, Out *out) {
             put_bytes(&message, 1, one->id, 32);
             put_number(&message, 2, one->unused);
             if (!reported) {
-                put_spent(&message, key);
+                one->lines = put_spent(&message, key);
                 reported = true;
             }
             one->sent = message.data;

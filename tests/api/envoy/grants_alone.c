@@ -40,6 +40,7 @@ static size_t call_count;
 static Stream *scheduled[4096];
 static size_t scheduled_count;
 static bool works;
+static bool keeps_returns; /* whether the service does not make returns */
 
 bool ENVOY(get_header)(void *stream, int kind, Text name, Text *to, size_t index, size_t *count) {
     const char *value = name.data[0] == ':' ? ((Stream *)stream)->path : ((Stream *)stream)->key;
@@ -238,7 +239,7 @@ static void answer(int code, bool allowed, int reason, int64_t granted, int64_t 
         put_duration(&out, granted > 0 ? 3 : 4, 200 * MS);
         put_bytes(&out, 6, decision.data, decision.size);
         put_bytes(&out, 7, "", 0);
-        put_number(&out, 8, 1);
+        put_number(&out, 8, !keeps_returns);
         free(decision.data);
     } else {
         put_decision(&out, allowed, reason, remaining);
@@ -349,6 +350,57 @@ static void denied(void) {
     end();
 }
 
+/* The calls that a request reports as allowed. No request reports more than the service takes. */
+static int64_t reported_in(In request) {
+    int64_t allowed = 0;
+    int lines = 0;
+    In one, line;
+    for (int i = 0; (one = part_of(request, RETURNS, i)).at != NULL; i++) {
+        for (int j = 0; (line = part_of(one, SPENT, j)).at != NULL; j++) {
+            allowed += number_in(line, SPENT_ALLOWED);
+            lines++;
+        }
+    }
+    EQUAL(lines <= 128 && request.end - request.at < 65536, true);
+    return allowed;
+}
+
+/* What could not be reported is reported later, however often that fails. */
+static void reports(void) {
+    Stream one = {.key = "key"};
+    char path[32];
+    int64_t reported = 0;
+    start("");
+    keeps_returns = true;
+    for (int round = 0; round < 4; round++) {
+        one.path = "/";
+        EQUAL(passes(&one), 1);
+        begin_request(&one);
+        reported_in(called(0));
+        answer(0, true, WITHIN_LIMIT, 100, 10);
+        end_stream(&one);
+        for (int i = 1; i < MAX_LINES; i++) {
+            snprintf(path, sizeof path, "/%d", i);
+            one.path = path;
+            EQUAL(passes(&one), 1);
+        }
+        pass(2 * SECOND);
+        reported_in(called(0));
+        answer(UNAVAILABLE, false, 0, 0, 0);
+        pass(AWAY);
+    }
+    keeps_returns = false;
+    for (int i = 0; i < 3; i++) {
+        pass(REPORT);
+        if (call_count > 0) {
+            reported += reported_in(called(0));
+            answer(0, false, 0, 0, 0);
+        }
+    }
+    EQUAL(reported, 4 * MAX_LINES);
+    end();
+}
+
 /* A service that has no Grant checks each call. */
 static void without_grants(void) {
     Stream one = {.key = "key", .path = "/"};
@@ -408,6 +460,7 @@ int main(int count, char **names) {
         {"without_grants", without_grants},
         {"idle", idle},
         {"denied", denied},
+        {"reports", reports},
         {"strangers", strangers},
     };
     for (size_t i = 0; count == 2 && i < sizeof cases / sizeof *cases; i++) {
