@@ -74,6 +74,9 @@ extern int ENVOY(filter_config_http_callout)(void *, uint64_t *, Text, Header *,
 #define AWAY (100 * MS)     /* for which nothing is asked for a key after a call of the service has failed */
 #define MARGIN (2 * MS)
 #define MAX_DENIAL SECOND
+#define MAX_TTL SECOND
+#define MAX_WAIT (31536000 * SECOND)
+#define MAX_NUMBER (INT64_C(1) << 53) /* that a response has: sums of a few are no overflow */
 
 enum Reason { WITHIN_LIMIT = 1, KEY_UNKNOWN = 4, KEY_REVOKED = 5, KEY_SUSPENDED = 6, KEY_EXPIRED = 7, DEGRADED_DENIED = 9 };
 enum { OVER_LIMIT = 2, STORE_UNAVAILABLE = 6 };
@@ -230,8 +233,10 @@ static void put(Out *out, const void *data, size_t size) {
             abort();
         }
     }
-    memcpy(out->data + out->size, data, size);
-    out->size += size;
+    if (size > 0) {
+        memcpy(out->data + out->size, data, size);
+        out->size += size;
+    }
 }
 
 static void put_varint(Out *out, uint64_t value) {
@@ -280,11 +285,12 @@ static uint64_t read_varint(In *in) {
     return 0;
 }
 
-/* The next field, and its number or bytes; 0 at the end, or where it cannot be read. */
+/* The next field, and its number or bytes, 0 or none if it is of another type; 0 at the end, or where it cannot be read. */
 static int next_field(In *in, uint64_t *number, In *bytes) {
     while (in->at < in->end) {
         uint64_t tag = read_varint(in);
         size_t size = 0;
+        *number = 0;
         *bytes = (In){in->at, in->at};
         switch (tag & 7) {
         case 0:
@@ -312,13 +318,19 @@ static int next_field(In *in, uint64_t *number, In *bytes) {
     return 0;
 }
 
+static int64_t within(uint64_t number, int64_t limit) { return least(most((int64_t)number, 0), limit); }
+
 static int64_t read_duration(In in) {
-    uint64_t number = 0, seconds = 0, nanos = 0;
+    uint64_t number;
+    int64_t seconds = 0, nanos = 0;
     In bytes;
     for (int field; (field = next_field(&in, &number, &bytes)) != 0;) {
-        *(field == 1 ? &seconds : &nanos) = number;
+        switch (field) {
+        case 1: seconds = within(number, MAX_WAIT / SECOND); break;
+        case 2: nanos = within(number, SECOND - 1); break;
+        }
     }
-    return (int64_t)(seconds > 31536000 ? 31536000 : seconds) * SECOND + (int64_t)nanos;
+    return least(seconds * SECOND + nanos, MAX_WAIT);
 }
 
 static void read_name(In in, char *to) {
@@ -337,7 +349,7 @@ static void read_decision(In in, Decision *to) {
         case 2: to->reason = (int)number; break;
         case 4: to->known = bytes.end > bytes.at; break;
         case 7: read_name(bytes, to->name); break;
-        case 8: to->remaining = (int64_t)number; break;
+        case 8: to->remaining = within(number, MAX_NUMBER); break;
         case 9: to->retry = read_duration(bytes); break;
         }
     }
@@ -350,7 +362,7 @@ static void read_decision(In in, Decision *to) {
         while ((field = next_field(&bytes, &number, &part)) != 0) {
             switch (field) {
             case 1: read_name(part, one.name); break;
-            case 2: one.limit = (int64_t)number; break;
+            case 2: one.limit = within(number, MAX_NUMBER); break;
             case 4: one.reset = read_duration(part); break;
             case 8: one.window = read_duration(part); break;
             }
@@ -375,8 +387,8 @@ static void read_grant_response(In in, GrantResponse *to) {
     *to = (GrantResponse){.prefix = in};
     for (int field; (field = next_field(&in, &number, &bytes)) != 0;) {
         switch (field) {
-        case 2: to->granted = (int64_t)number; break;
-        case 3: to->ttl = read_duration(bytes); break;
+        case 2: to->granted = within(number, MAX_UNITS); break;
+        case 3: to->ttl = least(read_duration(bytes), MAX_TTL); break;
         case 4: to->ask_again_after = read_duration(bytes); break;
         case 5: to->per_call = (int)number; break;
         case 6: to->has_decision = true, read_decision(bytes, &to->decision); break;

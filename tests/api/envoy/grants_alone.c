@@ -40,6 +40,7 @@ static size_t call_count;
 static Stream *scheduled[4096];
 static size_t scheduled_count;
 static bool works;
+static size_t prefix; /* of the prefix `/a`, so many bytes are returned */
 static bool keeps_returns; /* whether the service does not make returns */
 
 bool ENVOY(get_header)(void *stream, int kind, Text name, Text *to, size_t index, size_t *count) {
@@ -238,7 +239,7 @@ static void answer(int code, bool allowed, int reason, int64_t granted, int64_t 
         put_number(&out, 2, (uint64_t)granted);
         put_duration(&out, granted > 0 ? 3 : 4, 200 * MS);
         put_bytes(&out, 6, decision.data, decision.size);
-        put_bytes(&out, 7, "", 0);
+        put_bytes(&out, 7, "/a", prefix);
         put_number(&out, 8, !keeps_returns);
         free(decision.data);
     } else {
@@ -451,6 +452,107 @@ static void strangers(void) {
     end();
 }
 
+static uint64_t chance(uint64_t below) { /* xorshift: the same in each run */
+    static uint64_t state = 88172645463325252;
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return state % below;
+}
+
+/* Bytes that are no message, or nearly one. */
+static Out broken(void) {
+    static const uint64_t bounds[] = {0, 1, 127, 128, INT32_MAX, UINT32_MAX, INT64_MAX, (uint64_t)INT64_MIN, UINT64_MAX};
+    Out out = {0};
+    for (uint64_t parts = chance(6); parts > 0; parts--) {
+        put_varint(&out, chance(12) << 3 | chance(4));
+        switch (chance(4)) {
+        case 0: put_varint(&out, bounds[chance(9)]); break;
+        case 1: put_duration(&out, (int)chance(12), (int64_t)bounds[chance(9)]); break;
+        case 2:
+            if (chance(2) == 0) {
+                Out part = broken();
+                put_bytes(&out, (int)chance(12), part.data, part.size);
+                free(part.data);
+            }
+            break;
+        default: put(&out, &bounds[chance(9)], chance(9));
+        }
+    }
+    return out;
+}
+
+/* A decoder reads what it has, and all that it reads is within bounds. */
+static void decoder(void) {
+    for (int i = 0; i < 100000; i++) {
+        Out out = broken();
+        char *bytes = memcpy(malloc(out.size + 1), out.size > 0 ? out.data : "", out.size); /* what is after them is no part */
+        GrantResponse response;
+        bytes = realloc(bytes, out.size > 0 ? out.size : 1);
+        read_grant_response((In){(unsigned char *)bytes, (unsigned char *)bytes + out.size}, &response);
+        const Decision *decision = &response.decision;
+        EQUAL(response.granted >= 0 && response.granted <= MAX_UNITS, true);
+        EQUAL(response.ttl >= 0 && response.ttl <= MAX_TTL && response.ask_again_after >= 0, true);
+        EQUAL(decision->limit >= 0 && decision->remaining >= 0 && decision->reset >= 0 && decision->window >= 0, true);
+        EQUAL(strlen(decision->name) < MAX_NAME, true);
+        free(bytes);
+        free(out.data);
+    }
+}
+
+/* Requests, responses, failures, ends of streams and of time, as they come. */
+static void anything(void) {
+    static const char *const paths[] = {"/", "/a", "/a/b", "/c?d", "/e", "/f/g/h"};
+    static Stream streams[64];
+    char keys[6][8];
+    for (int round = 0; round < 40; round++) {
+        start(round % 2 == 0 ? "on_failure allow" : "on_failure deny");
+        for (int i = 0; i < 1000; i++) {
+            Stream *one = &streams[chance(64)];
+            uint64_t key = chance(6);
+            switch (chance(8)) {
+            case 0:
+            case 1:
+            case 2:
+            case 3:
+                if (one->filter == NULL) {
+                    snprintf(keys[key], sizeof keys[key], "key-%d", (int)key);
+                    one->key = keys[key];
+                    one->path = paths[chance(6)];
+                    begin_request(one);
+                }
+                break;
+            case 4:
+                if (one->filter != NULL) {
+                    end_stream(one);
+                    one->filter = NULL;
+                }
+                break;
+            case 5: pass((int64_t)chance(20) * TICK); break;
+            default:
+                if (call_count > 0 && chance(4) == 0) {
+                    Out out = {0}, part = broken();
+                    begin_message(&out);
+                    put(&out, part.data, part.size);
+                    end_message(&out);
+                    respond_to(chance(call_count), (int)chance(17) * (int)chance(2), &out);
+                    free(out.data);
+                    free(part.data);
+                } else if (call_count > 0) {
+                    keeps_returns = chance(4) == 0;
+                    prefix = chance(3);
+                    answer(0, chance(2) == 0, (int)chance(10), (int64_t)(chance(2) * chance(30)), (int64_t)chance(20));
+                }
+            }
+        }
+        for (int i = 0; i < 64; i++) {
+            if (streams[i].filter != NULL) {
+                end_stream(&streams[i]);
+                streams[i].filter = NULL;
+            }
+        }
+        end();
+    }
+}
+
 int main(int count, char **names) {
     const struct {
         const char *name;
@@ -462,6 +564,8 @@ int main(int count, char **names) {
         {"denied", denied},
         {"reports", reports},
         {"strangers", strangers},
+        {"decoder", decoder},
+        {"anything", anything},
     };
     for (size_t i = 0; count == 2 && i < sizeof cases / sizeof *cases; i++) {
         if (strcmp(names[1], cases[i].name) == 0) {
