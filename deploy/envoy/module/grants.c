@@ -1586,6 +1586,9 @@ int envoy_dynamic_module_on_http_filter_response_headers(void *stream, const voi
     (void)end;
     const Filter *filter = module;
     const Decision *decision = &filter->decision;
+    if (filter->holds) { /* Envoy itself responds, as by a timeout: M may just decide */
+        return CONTINUE;
+    }
     if (filter->verdict == ALLOWED && decision->limit > 0) {
         add_number(stream, TEXT("x-ratelimit-limit"), decision->limit);
         add_number(stream, TEXT("x-ratelimit-remaining"), decision->remaining);
