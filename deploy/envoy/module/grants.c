@@ -1301,7 +1301,7 @@ void envoy_dynamic_module_on_http_filter_destroy(const void *module) {
 static void respond(Filter *filter, uint32_t status, const char *body, int64_t retry) {
     const Decision *decision = &filter->decision;
     char numbers[4][24];
-    Header headers[5] = {HEADER("content-type", TEXT("text/plain"))};
+    Header headers[6] = {HEADER("content-type", TEXT("text/plain")), HEADER("www-authenticate", TEXT("ApiKey"))};
     const struct {
         Text name;
         int64_t value;
@@ -1309,9 +1309,9 @@ static void respond(Filter *filter, uint32_t status, const char *body, int64_t r
         {TEXT("retry-after"), (retry + SECOND - 1) / SECOND},
         {TEXT("x-ratelimit-limit"), decision->limit},
         {TEXT("x-ratelimit-remaining"), most(decision->remaining, 0)},
-        {TEXT("x-ratelimit-reset"), (decision->reset + SECOND - 1) / SECOND},
+        {TEXT("x-ratelimit-reset"), ((retry < 0 ? decision->reset : retry) + SECOND - 1) / SECOND}, /* until it denies no more */
     };
-    size_t count = 1;
+    size_t count = status == 401 ? 2 : 1;
     for (int i = retry < 0 ? 1 : 0; i < (decision->limit > 0 ? 4 : 1); i++) {
         int size = snprintf(numbers[i], sizeof numbers[i], "%lld", (long long)all[i].value);
         headers[count++] = (Header){all[i].name.data, all[i].name.size, numbers[i], size};

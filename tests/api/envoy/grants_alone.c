@@ -351,6 +351,24 @@ static void denied(void) {
     end();
 }
 
+/* The headers are those of the authorization protocol. */
+static void headers(void) {
+    Stream one = {.path = "/"};
+    start("");
+    begin_request(&one);
+    EQUAL(strcmp(one.headers, "content-type: text/plain\nwww-authenticate: ApiKey\n"), 0);
+    end_stream(&one);
+    one.key = "key";
+    EQUAL(passes(&one), 1);
+    for (int i = 0; i < 2; i++) { /* by the service, and by what is known of it */
+        EQUAL(request(&one, 0, false, OVER_LIMIT, 0), 429);
+        EQUAL(strcmp(one.headers, "content-type: text/plain\nretry-after: 1\nx-ratelimit-limit: 20\nx-ratelimit-remaining: 0\n"
+                                  "x-ratelimit-reset: 1\n"), 0);
+        moment += 100 * MS;
+    }
+    end();
+}
+
 /* The calls that a request reports as allowed. No request reports more than the service takes. */
 static int64_t reported_in(In request) {
     int64_t allowed = 0;
@@ -562,6 +580,7 @@ int main(int count, char **names) {
         {"without_grants", without_grants},
         {"idle", idle},
         {"denied", denied},
+        {"headers", headers},
         {"reports", reports},
         {"strangers", strangers},
         {"decoder", decoder},
