@@ -1220,13 +1220,13 @@ const void *envoy_dynamic_module_on_http_filter_config_new(void *envoy, Text nam
         }
     }
     free(lines);
+    const char *token = getenv("RATELIMIT_TOKEN");
+    if (is_right && token != NULL && *token != 0 && *config->token == 0) {
+        is_right = set(config, "token", token);
+    }
     if (!is_right) {
         free(config);
         return NULL;
-    }
-    const char *token = getenv("RATELIMIT_TOKEN");
-    if (token != NULL && *config->token == 0) {
-        set(config, "token", token);
     }
     config->envoy = envoy;
     config->round_trip = MS;

@@ -369,6 +369,25 @@ static void headers(void) {
     end();
 }
 
+/* What cannot be used is no configuration, and nothing of it is used. */
+static void configuration(void) {
+    static const char *const wrong[] = {"on_failure perhaps", "timeout_ms 0", "timeout_ms", "colour red", "header "};
+    char token[300];
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        start(wrong[i]);
+        EQUAL(config == NULL, true);
+    }
+    memset(token, 'x', sizeof token - 1);
+    token[sizeof token - 1] = 0;
+    setenv("RATELIMIT_TOKEN", token, 1);
+    start("");
+    EQUAL(config == NULL, true);
+    setenv("RATELIMIT_TOKEN", "of the environment", 1);
+    start("token of the file\n\ntimeout_ms 50");
+    EQUAL(strcmp(config->token, "Bearer of the file"), 0);
+    end();
+}
+
 /* The calls that a request reports as allowed. No request reports more than the service takes. */
 static int64_t reported_in(In request) {
     int64_t allowed = 0;
@@ -579,6 +598,7 @@ int main(int count, char **names) {
         {"errors", errors},
         {"without_grants", without_grants},
         {"idle", idle},
+        {"configuration", configuration},
         {"denied", denied},
         {"headers", headers},
         {"reports", reports},
