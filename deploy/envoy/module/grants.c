@@ -732,9 +732,10 @@ static bool has_spent(const Key *key) {
     return false;
 }
 
-static bool has_units_to_return(const Key *key) {
+/* Units, or a report that has failed. */
+static bool has_returns(const Key *key) {
     for (Return *one = key->returns; one != NULL; one = one->next) {
-        if (one->unused > 0) {
+        if (one->unused > 0 || one->sent != NULL) {
             return true;
         }
     }
@@ -748,7 +749,7 @@ static Flight *next_request(Config *config, Key *key, int64_t at, Out *out) {
         pool = one->wants_more ? one : NULL;
     }
     bool reports = at - key->silent_since >= REPORT && has_spent(key);
-    if (key->flight != NULL || (pool == NULL && !(is_empty(key) && at >= key->return_at && (reports || has_units_to_return(key))))) {
+    if (key->flight != NULL || (pool == NULL && !(is_empty(key) && at >= key->return_at && (reports || has_returns(key))))) {
         return NULL;
     }
     Flight *flight = calloc(1, sizeof *flight);
@@ -1062,7 +1063,7 @@ static bool is_due(Config *config, Key *key, int64_t at) {
         due |= pool->wants_more;
     }
     bool reports = at - key->silent_since >= REPORT && has_spent(key);
-    return due || (is_empty(key) && at >= key->return_at && (reports || has_units_to_return(key)));
+    return due || (is_empty(key) && at >= key->return_at && (reports || has_returns(key)));
 }
 
 static void free_key(Key *key) {

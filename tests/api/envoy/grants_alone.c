@@ -338,16 +338,21 @@ static void idle(void) {
     end();
 }
 
-/* A call that is denied while it waits is reported, though none comes after it. */
+/* A call that is denied while it waits is reported, though none comes after it, and again when that failed. */
 static void denied(void) {
     Stream one = {.key = "key", .path = "/"};
     start("");
     EQUAL(passes(&one), 1);
     EQUAL(request(&one, 0, false, OVER_LIMIT, 0), 429);
     pass(REPORT);
-    EQUAL(call_count, 1);
-    EQUAL(number_in(part_of(part_of(called(0), RETURNS, 0), SPENT, 0), SPENT_DENIED), 1);
-    answer(0, false, 0, 0, 0);
+    for (int i = 0; i < 2; i++) {
+        EQUAL(call_count, 1);
+        EQUAL(number_in(part_of(part_of(called(0), RETURNS, 0), SPENT, 0), SPENT_DENIED), 1);
+        answer(i == 0 ? UNAVAILABLE : 0, false, 0, 0, 0);
+        pass(2 * SECOND);
+    }
+    pass(FORGET);
+    EQUAL(config->keys, 0);
     end();
 }
 
