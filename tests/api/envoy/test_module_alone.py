@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SOURCE = HERE / "grants_alone.c"
+SOURCE = HERE / "alone" / "cases.c"
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
 OPTIONS = ("-g", "-std=gnu11", "-pthread", "-Wall", "-Wextra", "-Werror", *SANITIZERS)
 CASES = re.findall(r'^ *\{"(\w+)", \w+\},$', SOURCE.read_text(), re.MULTILINE)
