@@ -26,6 +26,9 @@ CONTROL_PLANE = "ratelimit_service.server.control_plane"
 NOTICED = 2.0 * FACTOR
 REPLACED = 6.0 * FACTOR
 CLIENTS = 8
+PAUSE = 0.002 if FULL else 0.02
+"""Seconds between two calls of a client: in CI the processes that start have the processor meanwhile."""
+
 ENDED = "it hangs; ended, so that another takes its place"
 
 WAYS = ["stopped", "loops"] if FULL else ["stopped"]
@@ -72,7 +75,7 @@ async def test_a_worker_that_hangs_is_replaced(started: Callable[[str], Hanging]
     before = server.output.count(ENDED)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     victim, *others = server.workers()
-    async with load(server.address, api_key, clients=CLIENTS) as state:
+    async with load(server.address, api_key, clients=CLIENTS, pause=PAUSE) as state:
         await state.settle(50)
         began = hanging.hang(victim, way)
         while victim.is_running():
@@ -130,7 +133,7 @@ async def test_a_control_plane_that_hangs_is_replaced(started: Callable[[str], H
     server = hanging.server
     server.close_channel()
     key_id, api_key = await asyncio.to_thread(server.key, "wide")
-    async with load(server.address, api_key, clients=4) as state:
+    async with load(server.address, api_key, clients=4, pause=PAUSE) as state:
         await state.settle(50)
         victim = hanging.of(CONTROL_PLANE)
         began = hanging.hang(victim, way)
