@@ -1,6 +1,7 @@
 """Visits of pools: what this process says of its holders there, and what they get."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from secrets import token_bytes
@@ -58,7 +59,7 @@ class Sharing:
         self._holders = holders
         self._refresh = refresh
         self._now = now
-        self._wanted: dict[Pool, None] = {}
+        self._wanted: OrderedDict[Pool, None] = OrderedDict()
         self._any, self._urgent = asyncio.Event(), asyncio.Event()
         self._short: dict[Pool, tuple[float, float]] = {}  # when each is visited again, and the pause after that
         self._worker = token_bytes(_WORKER_BYTES)
@@ -95,8 +96,7 @@ class Sharing:
         pools: list[Pool] = []
         holders = 0
         while self._wanted and len(pools) < _MAX_POOLS and holders < _MAX_HOLDERS:
-            pool = next(iter(self._wanted))
-            del self._wanted[pool]
+            pool, _ = self._wanted.popitem(last=False)
             if pool.is_shared and (pool.subscriptions or pool.leaving):
                 pools.append(pool)
                 holders += max(pool.holders, len(pool.subscriptions))
