@@ -47,6 +47,9 @@ ASSIGNMENTS: Final = ("token_bucket", "allow_all", "deny_all", "abandon")
 _DEMAND_SECONDS: Final = 1.0
 """For which requests are counted at least before they are a demand."""
 
+_RENEWAL: Final = 1.0
+"""Seconds between two looks for what is to be renewed, and between two rounds while there is no limit to share."""
+
 _CHUNK: Final = 100
 """Buckets that are matched with rules before others get their turn."""
 
@@ -184,7 +187,7 @@ class Allocator:
         while self.payments.lowered:
             self.sharing.want(self.payments.lowered.pop())
         now = self._now()
-        if now - self._checked >= 1.0:
+        if now - self._checked >= _RENEWAL:
             self._checked = now
             self._renew(now)
             self._visit_again()
@@ -327,7 +330,7 @@ class Allocator:
 
     async def _keep_ticking(self) -> None:
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK if self._pools else _RENEWAL)
             await self.tick()
 
     def _renew(self, now: float) -> None:
