@@ -152,7 +152,7 @@ class Sharing:
                 self._short[pool] = now + pause, min(2 * pause, SLOW_WATCH)
             else:
                 self._short.pop(pool, None)
-            if result.others_over:
+            if result.others_due:
                 over.append(self._worker + pool.name.encode())
         if over:
             with suppress(StoreUnavailable):
