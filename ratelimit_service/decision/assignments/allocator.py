@@ -135,7 +135,7 @@ class Allocator:
         counted = allowed + denied
         subscription.reported_at = now
         if counted:
-            subscription.used_at = now
+            subscription.used_at = self.sharing.used_at = now
             subscriber.subscriptions.move_to_end(bucket)
             self._spend(subscription, allowed, denied)
         elif not (subscription.demand or subscription.counted):
