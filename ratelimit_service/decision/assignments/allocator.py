@@ -245,7 +245,7 @@ class Allocator:
         if terms is None:
             return
         series = terms.limit_set.series
-        if series.field:
+        if series.encoded:
             by_limit = (denied,) if len(terms.limit_set.limits) == 1 else ()
             self._usage.add(series, (allowed, allowed, denied, 0, 0, *by_limit))
         if subscription.pool is not None and allowed:
