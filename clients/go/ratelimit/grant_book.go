@@ -95,18 +95,26 @@ func newGrantBook(client *Client) *grantBook {
 	return book
 }
 
-// spend decides a call by a unit that is held, or a denial that is known, without a lock. It returns false for all others.
+// spend decides a call by a unit that is held, or a denial that is known, without a lock. It returns false for all others, whose
+// decision is of no use.
 func (b *grantBook) spend(request *CheckRequest, decision *Decision) bool {
 	key := b.keys.find(request)
 	if key == nil {
 		return false
 	}
-	line := key.lines.Load().find(request.Resource, request.Cost)
+	line := key.findLine(request.Resource, request.Cost)
 	if line == nil {
 		return false
 	}
 	pool := line.pool.Load()
 	if held := pool.held.Load(); held != nil {
+		// With many keys none of this is in the cache of the core, and a counter that changes has all that is read after it wait. So
+		// all of it is read before, at the same time.
+		_ = line.allowed.Load()
+		if held.left.Load() <= 0 {
+			return false
+		}
+		*decision = held.decision
 		left := held.left.Add(-1)
 		if left < 0 {
 			return false
@@ -116,7 +124,6 @@ func (b *grantBook) spend(request *CheckRequest, decision *Decision) bool {
 			return false
 		}
 		line.allowed.Add(1)
-		*decision = held.decision
 		if left == held.reserve {
 			b.runsLow(key, pool, held)
 		}
@@ -185,7 +192,7 @@ func (b *grantBook) begin(key *grantKey, request *CheckRequest, now time.Duratio
 	if key.isGone || wasQuiet || int64(now) < b.allCheckedUntil.Load() {
 		return Decision{}, nil, alone
 	}
-	line := key.lines.Load().find(request.Resource, request.Cost)
+	line := key.findLine(request.Resource, request.Cost)
 	if line == nil && isSound(request) {
 		line = key.lineOf(request.Resource, request.Cost)
 	}

@@ -73,13 +73,23 @@ func (r *grantReturn) saysNothing() bool {
 
 // grantKey is one key of which a client holds units. What is no atomic is guarded by the mutex, but for what never changes: the
 // credential and its hash.
+//
+// What each call reads comes first, and the line and the pool of a key that has one of each are part of it: what is apart takes as long
+// to read as all of the rest, with more keys than a core's cache has room for.
 type grantKey struct {
-	book       *grantBook
+	hash       uint64
 	credential string
 	byID       bool
-	hash       uint64
 	// next is the key after it in its chain of the index.
-	next  atomic.Pointer[grantKey]
+	next atomic.Pointer[grantKey]
+	// first is the line that was made first, which most calls are of. Nil if there is none.
+	first atomic.Pointer[line]
+	// ownLine, ownPool and ownCount are the first that were made. They are used once.
+	ownLine  line
+	ownPool  pool
+	ownCount callCount
+
+	book  *grantBook
 	lines atomic.Pointer[lineSet]
 	// denial is that of all calls of the key, once it was one.
 	denial atomic.Pointer[denial]
@@ -169,7 +179,16 @@ func (k *grantKey) leave() {
 	k.isGone = true
 	k.book.names.remove(k)
 	k.book.lines.Add(-int64(k.lines.Load().size()))
+	k.first.Store(nil)
 	k.lines.Store(noLines)
+}
+
+// findLine is the line of such calls. Nil if there is none.
+func (k *grantKey) findLine(resource string, cost uint64) *line {
+	if first := k.first.Load(); first != nil && first.cost == cost && first.resource == resource {
+		return first
+	}
+	return k.lines.Load().find(resource, cost)
 }
 
 // quiet is for how long it was not called.
@@ -195,6 +214,7 @@ func (k *grantKey) lineOf(resource string, cost uint64) *line {
 		lines.all(func(one *line) { k.retired = append(k.retired, one) })
 		k.book.lines.Add(-int64(lines.size()))
 		lines = noLines
+		k.first.Store(nil)
 		k.lines.Store(lines)
 	}
 	if k.book.lines.Load() >= maxLines {
@@ -204,8 +224,15 @@ func (k *grantKey) lineOf(resource string, cost uint64) *line {
 	if pool == nil {
 		return nil
 	}
-	more := &line{resource: resource, cost: cost}
+	more, count := &k.ownLine, &k.ownCount
+	if more.cost != 0 {
+		more, count = &line{}, &callCount{}
+	}
+	more.resource, more.cost, more.allowed = resource, cost, count
 	more.pool.Store(pool)
+	if lines.size() == 0 {
+		k.first.Store(more)
+	}
 	k.lines.Store(lines.with(more))
 	k.book.lines.Add(1)
 	return more
@@ -221,7 +248,11 @@ func (k *grantKey) poolFor(resource string, cost uint64) *pool {
 	if len(k.pools) >= maxPools {
 		return nil
 	}
-	more := &pool{cost: cost, resource: resource}
+	more := &k.ownPool
+	if more.cost != 0 {
+		more = &pool{}
+	}
+	more.cost, more.resource = cost, resource
 	k.pools = append(k.pools, more)
 	return more
 }
