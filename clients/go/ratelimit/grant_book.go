@@ -207,7 +207,7 @@ func (b *grantBook) begin(key *grantKey, request *CheckRequest, now time.Duratio
 		b.sendNext(key, now)
 		return decision, nil, atOnce
 	}
-	waits := &waiter{line: line, outcome: make(chan outcome, 1)}
+	waits := &waiter{line: line, began: now, outcome: make(chan outcome, 1)}
 	key.waiters = append(key.waiters, waits)
 	b.sendNext(key, now)
 	return Decision{}, waits, afterWaiting
@@ -224,10 +224,10 @@ func (b *grantBook) await(ctx context.Context, key *grantKey, waits *waiter) (De
 		key.abandon(waits)
 		return Decision{}, afterWaiting, ctx.Err()
 	case <-timer.C:
-		if key.abandon(waits) {
-			return Decision{}, afterWaiting, &Error{Code: codes.DeadlineExceeded, Message: "no units were granted in time"}
+		result, isEnded := key.endWait(waits, b.now())
+		if !isEnded {
+			result = <-waits.outcome
 		}
-		result := <-waits.outcome
 		return result.decision, result.how, result.err
 	}
 }
@@ -278,6 +278,7 @@ func (b *grantBook) withdrawn(keyID string) {
 		key.denial.Store(nil)
 		for _, pool := range key.pools {
 			pool.denial.Store(nil)
+			pool.short = nil
 			pool.checkedUntil = 0
 		}
 		key.release(now)
@@ -328,18 +329,23 @@ func (b *grantBook) add(inFlight *inFlight, response *ratelimitv1.GrantResponse,
 	key.ended.Granted += uint64(more.size)
 	key.denial.Store(nil)
 	pool.denial.Store(nil)
+	pool.short = nil
 	pool.checkedUntil = 0
 	pool.add(more, isShort, time.Duration(b.roundTrip.Load()), now)
 	if more.expires <= now { // the network takes longer than units last
 		pool.checkedUntil = now + time.Second
 	}
-	if !isShort {
+	if missing <= 0 {
 		return
 	}
 	wait := untilOne(&decision)
 	denied := overLimit(decision, wait)
+	pool.short = &denial{decision: denied, at: now}
+	if !isShort {
+		return
+	}
 	left := decision.Remaining / int64(pool.cost)
-	b.refuse(inFlight, pool, &denial{decision: denied, at: now}, left, now)
+	b.refuse(inFlight, pool, pool.short, left, now)
 	switch {
 	case left <= 0:
 		b.deny(key, pool, denied, now, wait)

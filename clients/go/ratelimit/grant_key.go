@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
@@ -47,7 +48,9 @@ type inFlight struct {
 type waiter struct {
 	line *line
 	// sent is the request under way when it began to wait, or the next one: the one that fails it.
-	sent    *inFlight
+	sent *inFlight
+	// began is when it began to wait.
+	began   time.Duration
 	outcome chan outcome
 }
 
@@ -164,10 +167,10 @@ func (k *grantKey) isUnused() bool {
 	return len(k.spent) == 0
 }
 
-// hasReturns is whether there are units to be returned.
+// hasReturns is whether there are units to be returned, or calls to be reported with them.
 func (k *grantKey) hasReturns() bool {
 	for _, each := range k.returns {
-		if each.message.Unused > 0 {
+		if !each.saysNothing() {
 			return true
 		}
 	}
@@ -485,16 +488,30 @@ func (k *grantKey) resolve(decide func(*waiter) (outcome, bool)) {
 	}
 }
 
-// abandon has a call wait no more. It returns whether it was still waiting.
-func (k *grantKey) abandon(waits *waiter) bool {
+// abandon has a call wait no more.
+func (k *grantKey) abandon(waits *waiter) {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	if i := slices.Index(k.waiters, waits); i >= 0 {
+		k.waiters = slices.Delete(k.waiters, i, i+1)
+	}
+}
+
+// endWait has a call wait no more that has waited for too long. It is denied if the service had fewer units than were wanted while
+// it waited, and fails otherwise. False if it waits no more.
+func (k *grantKey) endWait(waits *waiter, now time.Duration) (outcome, bool) {
 	k.mutex.Lock()
 	defer k.mutex.Unlock()
 	i := slices.Index(k.waiters, waits)
 	if i < 0 {
-		return false
+		return outcome{}, false
 	}
 	k.waiters = slices.Delete(k.waiters, i, i+1)
-	return true
+	if short := waits.line.pool.Load().short; short != nil && short.at >= waits.began {
+		k.refused++
+		return outcome{decision: k.deny(waits.line, short, now, OriginService), how: afterWaiting}, true
+	}
+	return outcome{err: &Error{Code: codes.DeadlineExceeded, Message: "no units were granted in time"}, how: afterWaiting}, true
 }
 
 // needs is the pool that units are to be asked for next. Nil if there is none.

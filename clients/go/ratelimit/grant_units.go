@@ -66,6 +66,8 @@ type pool struct {
 	denial atomic.Pointer[denial]
 	// denied is the calls that were denied so far.
 	denied atomic.Int64
+	// short is the denial of calls that have waited for too long. Nil unless the last response had fewer units than were wanted.
+	short *denial
 
 	cost uint64
 	// resource is the one that units are asked for.
