@@ -38,7 +38,11 @@ export class Waiter {
   /** The last request that was made while it waited: the one that fails it. */
   sent: Asked | undefined;
 
-  constructor(readonly line: Line) {}
+  /** @param began when it began to wait. */
+  constructor(
+    readonly line: Line,
+    readonly began: number,
+  ) {}
 }
 
 /** What was decided of one resource. */

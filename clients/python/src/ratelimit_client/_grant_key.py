@@ -35,11 +35,13 @@ Result: TypeAlias = Decision | RateLimitError | None
 class Waiter:
     """A call that waits for units. RESOLVE is called with what becomes of it."""
 
-    __slots__ = ("line", "resolve", "sent")
+    __slots__ = ("began", "line", "resolve", "sent")
 
     def __init__(self, line: "Line", resolve: Callable[[Result], None]) -> None:
         self.line = line
         self.resolve = resolve
+        self.began = 0
+        """When it began to wait."""
         self.sent: Asked | None = None
         """The last request that was made while it waited: the one that fails it."""
 
