@@ -300,6 +300,25 @@ async def test_a_task_waits_for_a_limit_within_the_deadline() -> None:
         assert not denied.allowed
 
 
+def test_reports_are_sent_again_until_they_are_too_old() -> None:
+    """Though no unit is returned with them: each second while the service is away."""
+    alone, bucket = Alone(), Bucket(4, 1)
+    alone.call()
+    alone.call("a")
+    _answer(alone, bucket)
+    sent: list[int] = []
+    while alone.now < START + 60 * SECOND:
+        alone.now += 100 * MS
+        alone.book.tick(alone.now)
+        if alone.book.outbox:
+            asked = alone.book.outbox.popleft()
+            sent.append((alone.now - START) // SECOND)
+            assert [each.spent[0].allowed for each in asked.message.returns] == [1]
+            alone.book.failed(asked, RateLimitError(grpc.StatusCode.UNAVAILABLE, "away"), alone.now)
+    assert sent == list(range(5, 26))
+    assert not alone.book.lines
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys and resources beyond the bounds are checked one by one; made-up ones give way; idle ones are forgotten."""
     monkeypatch.setattr(module, "MAX_KEYS", 100)

@@ -270,7 +270,7 @@ export class GrantBook {
       if (this.isClosed || now - key.silent >= REPORT_MS) {
         key.takeReports();
       }
-      if (key.hasReports || key.returns.some(({ unused }) => unused > 0)) {
+      if (key.hasReports || key.hasReturns(now - TOO_OLD_MS)) {
         this.ask(key, undefined, now);
       }
     }

@@ -228,6 +228,11 @@ export class Key {
     return this.spent.length > 0;
   }
 
+  /** Whether something would be lost if what ended after a time were not returned. */
+  hasReturns(oldest: number): boolean {
+    return this.returns.some((one) => one.at > oldest && !one.saysNothing);
+  }
+
   /**
    * The next request, with all that can be returned.
    *

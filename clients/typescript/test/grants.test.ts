@@ -204,6 +204,27 @@ describe("the book of grants", () => {
     });
   }
 
+  it("sends reports again each second while the service is away, until they are too old", () => {
+    call();
+    call("a");
+    answer(new Bucket(4, 1));
+    const sent: number[] = [];
+    for (; now < START + 60_000; now += 100) {
+      book.tick(now);
+      if (book.outbox.length > 0) {
+        const one = asked();
+        assert.deepEqual(
+          one.message.returns.map(({ spent }) => spent[0]?.allowed),
+          [1n],
+        );
+        sent.push(Math.floor((now - START) / 1000));
+        book.failed(one, new RateLimitError("UNAVAILABLE", "away"), now);
+      }
+    }
+    assert.deepEqual([sent[0], sent.at(-1), sent.length], [5, 25, 21]);
+    assert.equal(book.index.sizes.keys, 0);
+  });
+
   it("has no more keys and resources than its bounds, and forgets idle ones", () => {
     book = new GrantBook(MAX_DENIAL_MS, false, new GrantIndex({ keys: 100, lines: 300 }));
     const world = new World(0, new Bucket(1e6, 1e6), randomOf(1));

@@ -318,7 +318,7 @@ class GrantBook:
         elif key.is_empty and now >= key.rests_until:
             if self._closed or now - key.silent >= _REPORT:
                 key.take_reports()
-            if key.has_reports or any(each.message.unused for each in key.returns):
+            if key.has_reports or key.has_returns(now - _TOO_OLD):
                 self._ask(key, None, now)
 
     def _return_later(self, asked: Asked, now: int) -> None:

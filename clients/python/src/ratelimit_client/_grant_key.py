@@ -212,6 +212,10 @@ class Key:
         """Whether something was counted that is not reported yet."""
         return bool(self._spent)
 
+    def has_returns(self, oldest: int) -> bool:
+        """Whether something would be lost if those that ended after OLDEST were not returned."""
+        return any(each.at > oldest and not each.says_nothing for each in self.returns)
+
     def _attach_reports(self, now: int) -> None:
         """Report with a grant that has ended, or else with an id of none, which the service does not know."""
         room = max(MAX_LINES_OF_KEY - sum(len(each.message.spent) for each in self.returns), 0)
