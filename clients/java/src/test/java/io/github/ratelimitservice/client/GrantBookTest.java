@@ -394,6 +394,34 @@ class GrantBookTest {
         assertTrue(sent >= 20 && sent <= 30, sent + " times");
     }
 
+    /** What was reported without units is reported again likewise, before its key is forgotten. */
+    @Test
+    void reportsAreRepeated() {
+        knows("k");
+        responses.add(granted(2, ""));
+        responsesToReturns.addAll(List.of(away(), GrantResponse.newBuilder()));
+        call("r");
+        call("r");
+        seen();
+        advance(9000);
+        List<GrantRequest> reports = seen();
+        assertEquals(3, reports.size());
+        for (GrantRequest request : reports) {
+            assertEquals(reports.get(0).getReturnsList(), request.getReturnsList());
+            assertEquals(0, request.getReturns(0).getUnused());
+            assertEquals(2, request.getReturns(0).getSpent(0).getAllowed());
+        }
+        responses.add(granted(1, ""));
+        assertTrue(call("r").isAlone);
+        assertTrue(call("r").isAllowed());
+        responsesToReturns.addAll(Collections.nCopies(100, away()));
+        seen();
+        advance(60_000);
+        int sent = seen().size();
+        assertTrue(sent >= 15 && sent <= 25, sent + " times");
+        assertEquals(0, book.keys().count());
+    }
+
     /** A call that gives up takes no unit, and the calls after it are served. */
     @Test
     void callsThatGiveUp() {
