@@ -221,7 +221,7 @@ final class GrantBook {
             key.later(call::alone);
             return null;
         }
-        GrantWaiter waiter = new GrantWaiter(key, line, call);
+        GrantWaiter waiter = new GrantWaiter(key, line, call, now);
         key.await(waiter);
         sendNext(key, now);
         return waiter;
@@ -248,6 +248,22 @@ final class GrantBook {
         synchronized (waiter.key) {
             return waiter.key.abandon(waiter);
         }
+    }
+
+    /** Ends the wait of a call for its deadline: it is denied if a limit had too few units meanwhile, and fails otherwise. */
+    void timedOut(GrantWaiter waiter) {
+        GrantKey key = waiter.key;
+        locked(key, () -> {
+            if (!key.abandon(waiter)) {
+                return;
+            }
+            GrantDenial shortage = waiter.line.pool().shortage();
+            if (shortage != null && shortage.at() >= waiter.began) {
+                key.later(refused(waiter, shortage, now()));
+            } else {
+                key.later(() -> waiter.call.failed(RateLimitException.late("no units were granted within the deadline")));
+            }
+        });
     }
 
     /** Takes the response to a request. What comes after that is of no use. */
@@ -333,16 +349,19 @@ final class GrantBook {
         if (expires <= now) { // the network takes longer than units last
             pool.checkUntil(now + SLOW_TIME);
         }
-        if (isShort) {
-            cameShort(request, pool, decision, remaining, now);
+        if (missing > 0) {
+            long wait = untilOne(decision);
+            pool.setShortage(new GrantDenial(decision.overLimit(Duration.ofNanos(wait)), now, now));
+            if (isShort) {
+                cameShort(request, pool, wait, remaining, now);
+            }
         }
     }
 
     /** Denies the calls that a limit has no tokens for, which has less left than was wanted. */
-    private void cameShort(GrantInFlight request, GrantPool pool, Decision granted, long remaining, long now) {
-        long wait = untilOne(granted);
-        Decision denied = granted.overLimit(Duration.ofNanos(wait));
-        refuse(request, pool, new GrantDenial(denied, now, now), remaining, now);
+    private void cameShort(GrantInFlight request, GrantPool pool, long wait, long remaining, long now) {
+        Decision denied = pool.shortage().decision();
+        refuse(request, pool, remaining, now);
         if (remaining <= 0) {
             deny(request.key, pool, denied, now, wait);
         } else if (isPaced) {
@@ -354,17 +373,21 @@ final class GrantBook {
      * Denies the last of the calls that wait for units of a pool: those for which the limit had no units left, by so much less than
      * a request wanted that was sent when they waited.
      */
-    private static void refuse(GrantInFlight request, GrantPool pool, GrantDenial denial, long remaining, long now) {
-        GrantKey key = request.key;
+    private static void refuse(GrantInFlight request, GrantPool pool, long remaining, long now) {
         long[] room = {pool.left() + remaining};
-        key.resolve(waiter -> {
+        request.key.resolve(waiter -> {
             if (waiter.sent != request || waiter.line.pool() != pool || --room[0] >= 0) {
                 return Optional.empty();
             }
-            key.countRefused();
-            Decision decision = key.deny(waiter.line, denial, now, Origin.SERVICE);
-            return Optional.of(() -> waiter.call.decided(decision));
+            return Optional.of(refused(waiter, pool.shortage(), now));
         });
+    }
+
+    /** Denies a call that has waited. Returns what is left to be done for it. */
+    private static Runnable refused(GrantWaiter waiter, GrantDenial denial, long now) {
+        waiter.key.countRefused();
+        Decision decision = waiter.key.deny(waiter.line, denial, now, Origin.SERVICE);
+        return () -> waiter.call.decided(decision);
     }
 
     /** Denies calls without units for so long. */

@@ -202,9 +202,9 @@ final class GrantKey {
         return spent.isEmpty();
     }
 
-    /** Whether there are units to be returned. */
+    /** Whether there are units to be returned, or calls to be reported with them. */
     boolean hasReturns() {
-        return returns.stream().anyMatch(each -> each.unused > 0);
+        return returns.stream().anyMatch(each -> !each.saysNothing());
     }
 
     boolean hasReports() {
