@@ -224,7 +224,7 @@ func (b *grantBook) await(ctx context.Context, key *grantKey, waits *waiter) (De
 		key.abandon(waits)
 		return Decision{}, afterWaiting, ctx.Err()
 	case <-timer.C:
-		result, isEnded := key.endWait(waits, b.now())
+		result, isEnded := key.endWait(waits)
 		if !isEnded {
 			result = <-waits.outcome
 		}
@@ -479,7 +479,7 @@ func (b *grantBook) sendNext(key *grantKey, now time.Duration) {
 	if b.closed.Load() || now-key.silentSince >= reportTime {
 		key.collect()
 	}
-	if now >= key.returnAt && (len(key.spent) > 0 || key.hasReturns()) {
+	if now >= key.returnAt && (len(key.spent) > 0 || key.hasReturns(now)) {
 		b.ask(key, nil, now)
 	}
 }
@@ -546,7 +546,7 @@ func (b *grantBook) scheduleCheck(key *grantKey, now time.Duration) {
 	}
 	if key.isEmpty() && key.inFlight == nil {
 		due = min(due, max(key.silentSince+reportTime, now+time.Second))
-		if key.hasReturns() {
+		if key.hasReturns(now) {
 			due = max(key.returnAt, now+margin)
 		}
 	}

@@ -160,17 +160,17 @@ func (k *grantKey) isEmpty() bool {
 
 // isUnused is whether nothing is held, asked for, or to be reported.
 func (k *grantKey) isUnused() bool {
-	if k.isGone || k.inFlight != nil || len(k.waiters) > 0 || !k.isEmpty() || k.hasReturns() {
+	if k.isGone || k.inFlight != nil || len(k.waiters) > 0 || !k.isEmpty() || k.hasReturns(k.book.now()) {
 		return false
 	}
 	k.collect()
 	return len(k.spent) == 0
 }
 
-// hasReturns is whether there are units to be returned, or calls to be reported with them.
-func (k *grantKey) hasReturns() bool {
+// hasReturns is whether there are units to be returned, or calls to be reported with them, that are not too old for it.
+func (k *grantKey) hasReturns(now time.Duration) bool {
 	for _, each := range k.returns {
-		if !each.saysNothing() {
+		if !each.saysNothing() && each.endedAt+tooOld >= now {
 			return true
 		}
 	}
@@ -499,7 +499,7 @@ func (k *grantKey) abandon(waits *waiter) {
 
 // endWait has a call wait no more that has waited for too long. It is denied if the service had fewer units than were wanted while
 // it waited, and fails otherwise. False if it waits no more.
-func (k *grantKey) endWait(waits *waiter, now time.Duration) (outcome, bool) {
+func (k *grantKey) endWait(waits *waiter) (outcome, bool) {
 	k.mutex.Lock()
 	defer k.mutex.Unlock()
 	i := slices.Index(k.waiters, waits)
@@ -509,7 +509,7 @@ func (k *grantKey) endWait(waits *waiter, now time.Duration) (outcome, bool) {
 	k.waiters = slices.Delete(k.waiters, i, i+1)
 	if short := waits.line.pool.Load().short; short != nil && short.at >= waits.began {
 		k.refused++
-		return outcome{decision: k.deny(waits.line, short, now, OriginService), how: afterWaiting}, true
+		return outcome{decision: k.deny(waits.line, short, short.at, OriginService), how: afterWaiting}, true
 	}
 	return outcome{err: &Error{Code: codes.DeadlineExceeded, Message: "no units were granted in time"}, how: afterWaiting}, true
 }
