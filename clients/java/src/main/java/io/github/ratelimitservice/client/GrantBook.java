@@ -82,7 +82,7 @@ final class GrantBook {
     /** The requests that are under way. */
     private int allInFlight;
 
-    private final Object landing = new Object();
+    private final Object noneInFlight = new Object();
 
     GrantBook(Settings settings, Timers timers, Consumer<GrantInFlight> sender) {
         this.clock = settings.clock();
@@ -268,22 +268,22 @@ final class GrantBook {
 
     /** Takes the response to a request. What comes after that is of no use. */
     void completed(GrantInFlight request, GrantResponse response) {
-        land(request, now -> answered(request, response, now));
+        end(request, now -> answered(request, response, now));
     }
 
     /** Takes the error of a request, likewise. */
     void failed(GrantInFlight request, RateLimitException error) {
-        land(request, now -> missed(request, error, now));
+        end(request, now -> missed(request, error, now));
     }
 
-    private void land(GrantInFlight request, Consumer<Long> take) {
+    private void end(GrantInFlight request, Consumer<Long> take) {
         GrantKey key = request.key;
         locked(key, () -> {
             if (!key.isInFlight(request) || isStopped) {
                 return;
             }
             long now = now();
-            key.landed();
+            key.endRequest();
             take.accept(now);
             serve(key, now);
             // After what it has left to be sent, which counts as well.
@@ -494,10 +494,10 @@ final class GrantBook {
     }
 
     private void changeInFlight(int by) {
-        synchronized (landing) {
+        synchronized (noneInFlight) {
             allInFlight += by;
             if (allInFlight == 0) {
-                landing.notifyAll();
+                noneInFlight.notifyAll();
             }
         }
     }
@@ -568,10 +568,10 @@ final class GrantBook {
             serve(key, now());
         }));
         long ends = System.nanoTime() + nanos;
-        synchronized (landing) {
+        synchronized (noneInFlight) {
             try {
                 for (long left = nanos; allInFlight > 0 && left > 0; left = ends - System.nanoTime()) {
-                    TimeUnit.NANOSECONDS.timedWait(landing, left);
+                    TimeUnit.NANOSECONDS.timedWait(noneInFlight, left);
                 }
             } catch (InterruptedException interrupted) {
                 Thread.currentThread().interrupt(); // which is no reason not to close

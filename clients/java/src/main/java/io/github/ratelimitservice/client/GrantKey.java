@@ -137,7 +137,7 @@ final class GrantKey {
         return inFlight != null;
     }
 
-    void landed() {
+    void endRequest() {
         inFlight = null;
     }
 
