@@ -259,7 +259,7 @@ final class GrantBook {
             }
             GrantDenial shortage = waiter.line.pool().shortage();
             if (shortage != null && shortage.at() >= waiter.began) {
-                key.later(refused(waiter, shortage, now()));
+                key.later(refused(waiter, shortage, shortage.at()));
             } else {
                 key.later(() -> waiter.call.failed(RateLimitException.late("no units were granted within the deadline")));
             }

@@ -453,7 +453,7 @@ class GrantBookTest {
         for (Call call : denied) {
             Decision decision = call.decision;
             assertEquals(List.of(Reason.OVER_LIMIT, "burst"), List.of(decision.reason(), decision.limit()));
-            assertEquals(Duration.ofMillis(40), decision.retryAfter().orElseThrow(), "a token comes 50 ms after the response");
+            assertEquals(Duration.ofMillis(50), decision.retryAfter().orElseThrow(), "the time in which the limit gains a token");
             assertEquals(Origin.SERVICE, decision.origin());
         }
         assertEquals(List.of(0L, 0L), List.of(book.grants().allowed(), book.grants().denied()));
