@@ -23,6 +23,8 @@ const (
 	reportTime = 5 * time.Second
 	// backwardTime is for which calls are checked one by one that units cannot be asked for.
 	backwardTime = 10 * time.Second
+	// grantShare is the part of what a limit has left that one grant has at most.
+	grantShare = 4
 	// margin is before units expire that more are asked for, apart from round trips.
 	margin = 2 * time.Millisecond
 	// maxCredential and maxResource are the bytes of texts that units are asked for.
@@ -323,8 +325,8 @@ func (b *grantBook) add(inFlight *inFlight, response *ratelimitv1.GrantResponse,
 	more := &units{
 		decision: decision, grantID: inFlight.request.GrantId, size: int64(response.Granted), expires: inFlight.began + ttl,
 	}
-	missing := int64(inFlight.request.Wants) - more.size
-	isShort := missing > 0 && decision.Remaining/int64(pool.cost) < missing
+	missing, left := int64(inFlight.request.Wants)-more.size, decision.Remaining/int64(pool.cost)
+	isShort := missing > 0 && left < missing
 	pool.horizon = ttl / 2
 	key.ended.Granted += uint64(more.size)
 	key.denial.Store(nil)
@@ -335,7 +337,7 @@ func (b *grantBook) add(inFlight *inFlight, response *ratelimitv1.GrantResponse,
 	if more.expires <= now { // the network takes longer than units last
 		pool.checkedUntil = now + time.Second
 	}
-	if missing <= 0 {
+	if missing <= left/grantShare { // the next grant has them
 		return
 	}
 	wait := untilOne(&decision)
@@ -344,7 +346,6 @@ func (b *grantBook) add(inFlight *inFlight, response *ratelimitv1.GrantResponse,
 	if !isShort {
 		return
 	}
-	left := decision.Remaining / int64(pool.cost)
 	b.refuse(inFlight, pool, pool.short, left, now)
 	switch {
 	case left <= 0:
@@ -532,7 +533,9 @@ func (b *grantBook) isIdle(key *grantKey, due, now time.Duration) bool {
 }
 
 // beforeExpiry is how long before units expire more are asked for.
-func (b *grantBook) beforeExpiry() time.Duration { return 2*time.Duration(b.roundTrip.Load()) + margin }
+func (b *grantBook) beforeExpiry() time.Duration {
+	return 2*time.Duration(b.roundTrip.Load()) + linger + keeperTick + margin
+}
 
 func (b *grantBook) scheduleCheck(key *grantKey, now time.Duration) {
 	if key.isGone {

@@ -68,6 +68,9 @@ func (k *grantKeeper) schedule(key *grantKey, due time.Duration) {
 
 // put returns the tick of the slot of a key.
 func (k *grantKeeper) put(one dueKey) int64 {
+	if k.count == 0 { // nothing was due for so long
+		k.tick = max(k.tick, int64(k.now()/keeperTick))
+	}
 	tick := int64((one.due + keeperTick - 1) / keeperTick)
 	tick = min(max(tick, k.tick+1), k.tick+keeperSlots-1)
 	slot := &k.slots[tick%keeperSlots]

@@ -497,8 +497,8 @@ func (k *grantKey) abandon(waits *waiter) {
 	}
 }
 
-// endWait has a call wait no more that has waited for too long. It is denied if the service had fewer units than were wanted while
-// it waited, and fails otherwise. False if it waits no more.
+// endWait has a call wait no more that has waited for too long. It is denied if a limit had too few units left while it waited,
+// and fails otherwise. False if it waits no more.
 func (k *grantKey) endWait(waits *waiter) (outcome, bool) {
 	k.mutex.Lock()
 	defer k.mutex.Unlock()

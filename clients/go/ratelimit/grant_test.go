@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -639,7 +640,12 @@ func TestCallsThatGiveUp(t *testing.T) {
 // fails open would let them pass beyond the limit.
 func TestCallsThatWaitForALimitAreDeniedInTime(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		service := ask(t, granted(1, ""), granted(1, ""), granted(1, ""))
+		few := func(left int64) *ratelimitv1.GrantResponse {
+			response := granted(1, "")
+			response.Decision.Remaining = left
+			return response
+		}
+		service := ask(t, few(20), few(20), few(20))
 		service.takes = 20 * time.Millisecond
 		var allowed, denied, failed int
 		var mutex sync.Mutex
@@ -654,7 +660,7 @@ func TestCallsThatWaitForALimitAreDeniedInTime(t *testing.T) {
 					failed++
 				case decision.Allowed:
 					allowed++
-				case decision.Reason == ReasonOverLimit && decision.Limit == "burst" && *decision.RetryAfter > 0:
+				case decision.Reason == ReasonOverLimit && decision.Limit == "burst" && *decision.RetryAfter == 50*time.Millisecond:
 					denied++
 				}
 			})
@@ -670,6 +676,28 @@ func TestCallsThatWaitForALimitAreDeniedInTime(t *testing.T) {
 		service.book.withdrawn("id")
 		if _, _, err := service.call("r"); !errors.As(err, &failure) || failure.Code != codes.DeadlineExceeded {
 			t.Errorf("got %v without a response", err)
+		}
+	})
+}
+
+// A limit that has enough left denies none of them: the service was too slow.
+func TestCallsThatWaitForTheServiceFail(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		service := ask(t, granted(1, ""), granted(1, ""), granted(1, ""))
+		service.takes = 20 * time.Millisecond
+		var failed atomic.Int64
+		var calls sync.WaitGroup
+		for range 10 {
+			calls.Go(func() {
+				var failure *Error
+				if _, _, err := service.call("r"); errors.As(err, &failure) && failure.Code == codes.DeadlineExceeded {
+					failed.Add(1)
+				}
+			})
+		}
+		calls.Wait()
+		if failed.Load() != 8 {
+			t.Errorf("%d failed", failed.Load())
 		}
 	})
 }

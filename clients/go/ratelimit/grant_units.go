@@ -66,7 +66,8 @@ type pool struct {
 	denial atomic.Pointer[denial]
 	// denied is the calls that were denied so far.
 	denied atomic.Int64
-	// short is the denial of calls that have waited for too long. Nil unless the last response had fewer units than were wanted.
+	// short is the denial of calls that have waited for too long, by the last grant that had so few units that the next one has not
+	// what is missing either. Nil if the last grant had more.
 	short *denial
 
 	cost uint64

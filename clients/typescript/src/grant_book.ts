@@ -20,6 +20,8 @@ const TOO_OLD_MS = 25 * SECOND_MS;
 /** For which calls are checked one by one that units cannot be asked for. */
 const BACKWARD_MS = 10 * SECOND_MS;
 const MARGIN_MS = 2;
+/** The part of what a limit has left that one grant has at most. */
+const SHARE = 4;
 
 const MAX_RESOURCE_BYTES = 256;
 const MAX_CREDENTIAL_BYTES = 1024;
@@ -345,14 +347,16 @@ export class GrantBook {
     const unit = frozen({ ...decision, source: "GRANT", origin: "GRANT" });
     const held = new Held(message.grantId, response.granted, asked.at + ttlMs, unit);
     const missing = message.wants - response.granted;
-    const isShort = missing > 0 && Math.floor(decision.remaining / pool.cost) < missing;
+    const left = Math.floor(decision.remaining / pool.cost);
+    const isShort = missing > 0 && left < missing;
     pool.horizonMs = ttlMs / 2;
     this.count.granted += response.granted;
     key.denial = pool.denial = pool.short = undefined;
     pool.add(held, isShort, this.roundTripMs);
     // The network may take longer than units last.
     pool.checkedUntil = held.expires <= now ? now + SECOND_MS : -Infinity;
-    if (missing > 0) {
+    // The next grant has not what is missing either.
+    if (missing > Math.floor(left / SHARE)) {
       const waitMs = untilOneMs(decision);
       pool.short = { decision: overLimit(decision, waitMs), at: now, until: now };
       if (isShort) {

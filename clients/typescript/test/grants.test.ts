@@ -296,7 +296,7 @@ describe("a client in mode granted", () => {
 
   it("denies a call that waits for a limit when its deadline is over", async () => {
     await make({ deadlineMs: 300 });
-    server.script(granted(1), granted(1), { method: "Grant", hang: true });
+    server.script(granted(1, 3n), granted(1, 3n), { method: "Grant", hang: true });
     const decisions = await Promise.all(Array.from({ length: 3 }, () => client.check(order)));
     assert.deepEqual(
       decisions.map(({ allowed, reason }) => [allowed, reason]),
@@ -345,13 +345,13 @@ describe("a client in mode granted", () => {
 
 const RETURNED: Response = { method: "Grant", respond: create(GrantResponseSchema, { returnsMade: true }) };
 
-function granted(units: number): Response {
+function granted(units: number, remaining = 99n): Response {
   const decision = create(CheckLimitResponseSchema, {
     allowed: true,
     reason: 1,
     source: 1,
     keyId: "1",
-    remaining: 99n,
+    remaining,
   });
   const ttl = { seconds: 1n, nanos: 0 };
   const response = { granted: units, ttl, returnsMade: true, resourcePrefix: "", decision };

@@ -40,6 +40,8 @@ _BACKWARD: Final = 10 * SECOND
 """For which calls are checked one by one that units cannot be asked for."""
 _SWEPT: Final = 64
 _MARGIN: Final = 2 * MS
+_SHARE: Final = 4
+"""The part of what a limit has left that one grant has at most."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _MAX_RESOURCE: Final = 256
@@ -377,7 +379,7 @@ class GrantBook:
         pool.add(held, short=is_short, round_trip=self._round_trip)
         # The network may take longer than units last.
         pool.checked_until = now + SECOND if held.expires <= now else 0
-        if missing > 0:
+        if missing > message.remaining // pool.cost // _SHARE:  # the next grant has not what is missing either
             pool.short = Denial(_over_limit(response.decision, _until_one(response.decision)), now, now)
             if is_short:
                 self._came_short(asked, pool, pool.short)

@@ -33,6 +33,9 @@ final class GrantBook {
     /** For which calls are checked one by one if the network takes longer than units last. */
     private static final long SLOW_TIME = TimeUnit.SECONDS.toNanos(1);
 
+    /** The part of what a limit has left that one grant has at most. */
+    private static final int SHARE = 4;
+
     /** Before units expire that more are asked for, apart from round trips. */
     private static final long MARGIN = TimeUnit.MILLISECONDS.toNanos(2);
 
@@ -349,7 +352,7 @@ final class GrantBook {
         if (expires <= now) { // the network takes longer than units last
             pool.checkUntil(now + SLOW_TIME);
         }
-        if (missing > 0) {
+        if (missing > remaining / SHARE) { // the next grant has not what is missing either
             long wait = untilOne(decision);
             pool.setShortage(new GrantDenial(decision.overLimit(Duration.ofNanos(wait)), now, now));
             if (isShort) {
@@ -482,7 +485,7 @@ final class GrantBook {
         if (isClosed || now - key.silentSince() >= REPORT_TIME) {
             key.collect();
         }
-        if (now >= key.returnAt() && (key.hasReports() || key.hasReturns())) {
+        if (now >= key.returnAt() && (key.hasReports() || key.hasReturns(now))) {
             send(key.ask(null, 0, now));
         }
     }
@@ -529,7 +532,7 @@ final class GrantBook {
             isIdle[0] = key.quiet(now) >= FORGET_TIME;
         });
         if (isIdle[0]) {
-            keys.forget(key);
+            keys.forget(key, now);
         }
     }
 
@@ -550,7 +553,7 @@ final class GrantBook {
         }
         if (key.isEmpty() && !key.isInFlight()) {
             due = Math.min(due, Math.max(key.silentSince() + REPORT_TIME, now + QUIET_TIME));
-            if (key.hasReturns()) {
+            if (key.hasReturns(now)) {
                 due = Math.max(key.returnAt(), now + MARGIN);
             }
         }

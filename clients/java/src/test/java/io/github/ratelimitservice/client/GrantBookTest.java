@@ -443,7 +443,7 @@ class GrantBookTest {
     void callsThatWaitForALimit() {
         knows("k");
         takes = Duration.ofMillis(20);
-        responses.addAll(Collections.nCopies(2, granted(1, "")));
+        responses.addAll(Collections.nCopies(2, granted(1, 20).setResourcePrefix("")));
         List<Call> calls = IntStream.range(0, 10).mapToObj(i -> call("r")).toList();
         advance(50);
         calls.forEach(call -> book.timedOut(call.waiter));
@@ -471,7 +471,7 @@ class GrantBookTest {
     void callsThatWaitForTheService() {
         knows("k");
         takes = Duration.ofMillis(20);
-        responses.addAll(Collections.nCopies(2, granted(1, "")));
+        responses.addAll(Collections.nCopies(2, granted(1, 20).setResourcePrefix("")));
         List<Call> calls = IntStream.range(0, 3).mapToObj(i -> call("r")).toList();
         advance(30);
         takes = Duration.ofSeconds(1);
