@@ -41,6 +41,11 @@ def pack_text(text: bytes) -> bytes:
     return (_SHORT + size.to_bytes(2) if size <= _MAX_SHORT else _LONG + size.to_bytes(4)) + text
 
 
+def unpack_text(packed: bytes) -> bytes:
+    """What was encoded by `pack_text`."""
+    return packed[_SHORT_HEAD if packed[:1] == _SHORT else _LONG_HEAD :]
+
+
 class Series:
     """What a count is of. Compared by identity: made once per policy and resource, or rule, and shared by their calls.
 
@@ -57,7 +62,7 @@ class Series:
     @property
     def field(self) -> bytes:
         """What the count is of."""
-        return self.encoded[_SHORT_HEAD if self.encoded[:1] == _SHORT else _LONG_HEAD :]
+        return unpack_text(self.encoded)
 
     @classmethod
     def of_key(cls, key_id: str, resource: str, subject: str, plan: str, limits: Iterable[str]) -> "Series":

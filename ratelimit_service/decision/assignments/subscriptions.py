@@ -27,8 +27,8 @@ MAX_TTL: Final = 60
 """Seconds for which one holds that stays as it is."""
 
 _LEFT: Final = 5.0
-"""Seconds for which an assignment holds still, at least, when it is renewed: a stream that is cut just before is opened
-again within five."""
+"""Seconds for which an assignment holds when it is to be renewed: a stream that is cut just before is opened again
+within five. Renewals are looked for once a second, so that some two less may be left."""
 
 _LEFT_PART: Final = 6
 """The same, as one in so many parts of its time: of MAX_TTL, two reports and so two attempts to open a stream."""

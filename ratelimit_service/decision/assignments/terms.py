@@ -70,7 +70,7 @@ class Terms:
         rates = [_rate(limit, limit.capacity) for limit, _ in self._enforced]
         self._rate = min(rates, default=0.0)
         self.interval = next((each for each in INTERVALS if self._rate * each >= UNITS), INTERVALS[-1])
-        self._fixed = None if self.has_level else self._totals(())
+        self._fixed = self._totals(()) if self.strategy is Strategy.TOKEN_BUCKET and not self.has_level else None
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:

@@ -84,6 +84,7 @@ async def test_servers_share() -> None:
         (BLOCKED, Strategy.DENY_ALL),
         (bucket(10, mode=SHADOW), Strategy.ALLOW_ALL),
         (bucket(10, overdraft=5), Strategy.DENY_ALL),
+        (quota(10, Window.DAY, overdraft=5), Strategy.DENY_ALL),
         (quota(10, Window.SECOND), Strategy.TOKEN_BUCKET),
     ],
 )
