@@ -57,8 +57,8 @@ _KEYS = [str(KEY), str(REVOKED), str(UNKNOWN), f"Bearer {KEY}", f"bearer  {REVOK
 _ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource", "reservation_id"]
 _VALUES = ["x", "xy", "/orders/1", "", *_KEYS[:3]]
 
-_LARGE = 248
-"""Two such bytes make a message as large as it may be, or larger. Few are, which would take most of the time."""
+_LARGE = 250
+"""Twice this byte makes a message as large as it may be, or larger. Few are, which would take most of the time."""
 
 _GRANT_IDS = [f"{number:032x}" for number in range(8)]
 
@@ -258,7 +258,7 @@ def _message(choices: Choices, structured: object) -> bytes:
 
 
 def _is_large(choices: Choices) -> bool:
-    return choices.byte() >= _LARGE and choices.byte() >= _LARGE
+    return choices.byte() == _LARGE and choices.byte() == _LARGE
 
 
 def _rate_limit_request(choices: Choices) -> RateLimitRequest:
@@ -352,6 +352,7 @@ def _batch(choices: Choices) -> BatchCheckLimitRequest:
 
 
 _SEEDS = [bytes([kind, *[n] * 12]) for kind in (0, 1, 2, 3) for n in (0, 1, 2, 3, 129, 201, 255)]
+_FULL = bytes([0, 3, _LARGE, _LARGE])
 _RAW = RateLimitRequest(domain=DOMAIN, descriptors=[{"entries": [{"key": "a", "value": "1"}]}]).SerializeToString()
 
 TARGETS = [
@@ -360,7 +361,12 @@ TARGETS = [
     Target("authorize", authorize, _SEEDS, 1_024),
     Target("settle", settle, [bytes([n, 1, 1, at, 0, 0, n, n, 1, 5]) for n in (0, 1, 2) for at in (0, 3, 255)], 256),
     Target("grant", grant, [bytes([n, 0, 3, n, 0, 0, m, 0, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 2)], 512),
-    Target("stream_grants", stream_grants, [bytes([0, n, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 4)], 512),
+    Target(
+        "stream_grants",
+        stream_grants,
+        [bytes([0, n, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 4)] + [_FULL],
+        512,
+    ),
     Target("report", report, _SEEDS, 1_024),
-    Target("check_limit", check_limit, [flag + seed for flag in (b"\0", b"\1") for seed in _SEEDS], 1_024),
+    Target("check_limit", check_limit, [flag + seed for flag in (b"\0", b"\1") for seed in _SEEDS] + [_FULL], 1_024),
 ]
