@@ -20,7 +20,8 @@ PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 py
 FUZZ_RUNS ?= 1000000
 
 # Tests that load servers as hard as they can: one after the other. All others, which wait more, run on two processes,
-# those of the attacks too that watch no victim.
+# those of the attacks too that watch no victim: file by file as they are found, not those of most tests first, since the
+# files of a folder share a server and a browser that would be started again for each.
 WAITING := $(addsuffix .py,$(addprefix tests/attacks/test_,certificates forged_peer guessing log_growth odd_requests \
 	revoked_key_on_a_stream revoked_streams silent_watchers timeouts))
 ALONE := $(filter-out $(WAITING),$(wildcard tests/attacks/test_*.py)) tests/fleet tests/soak
@@ -70,7 +71,7 @@ else
 test: setup test-tools ## Run all tests. One file: make test ARGS=tests/cli/test_check.py
 	@failed=0; \
 	$(BIN)/pytest $(ALONE) || failed=1; \
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(ALONE)) || failed=1; \
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(ALONE)) || failed=1; \
 	exit $$failed
 endif
 

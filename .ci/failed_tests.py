@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-MAX_FAILED = 5
+MAX_FAILED = 10
 
 
 def failed(cache: Path) -> list[str]:

@@ -40,7 +40,8 @@ async def test_an_older_server_works_on_a_newer_schema(settings: Settings, works
             await services.plans.create("ada", plan_draft())
             key, _ = await services.keys.create("ada", key_draft())
             assert (await services.keys.list(Paging())).items == [key]
-    assert [(line["log_level"], line["revision"]) for line in logs] == [("warning", "9999")]
+    lines = [line for line in logs if "schema" in line["event"]]  # others may speak of the machine
+    assert [(line["log_level"], line["revision"]) for line in lines] == [("warning", "9999")], logs
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from ratelimit_service.metrics.catalogue import SECTIONS, Kind
 
 ROOT = Path(__file__).parent.parent
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+CONTRACT = (ROOT / "clients" / "conformance" / "README.md").read_text()
+LABELS_OF_CLIENTS = {f"ratelimit_{name}" for name in re.findall(r"`ratelimit\.([a-z]+)`", CONTRACT)}
 METRICS = [described for section in SECTIONS.values() for described in section]
 
 
@@ -28,7 +30,7 @@ def promtool(folder: Path, *arguments: str) -> tuple[bool, str]:
 
 def samples(text: str) -> set[str]:
     """The names of metrics that PromQL or a page has."""
-    return set(re.findall(r"\bratelimit_[a-z_]+\b(?!\.)", text)) - {"ratelimit_service"}
+    return set(re.findall(r"\bratelimit_[a-z_]+\b(?!\.)", text)) - {"ratelimit_service"} - LABELS_OF_CLIENTS
 
 
 def known() -> set[str]:
@@ -37,6 +39,18 @@ def known() -> set[str]:
     for described in METRICS:
         suffixes = ("_bucket", "_sum", "_count") if described.kind is Kind.HISTOGRAM else ("",)
         names |= {described.name + suffix for suffix in (*suffixes, "")}
+    return names | of_clients()
+
+
+def of_clients() -> set[str]:
+    """The names of the clients' instruments in the contract, as OpenTelemetry has Prometheus name them."""
+    names = set()
+    for instrument, kind in re.findall(r"^\| `(ratelimit\.client\.\w+)`, (?:a|an) ([\w-]+)", CONTRACT, re.MULTILINE):
+        name = instrument.replace(".", "_")
+        if kind == "histogram":
+            names |= {f"{name}_seconds{suffix}" for suffix in ("", "_bucket", "_sum", "_count")}
+        else:
+            names.add(name + {"counter": "_total", "up-down": ""}[kind])
     return names
 
 
@@ -81,7 +95,32 @@ def test_every_panel_is_explained() -> None:
             assert "{}" not in target["expr"]
     rows = [panel["title"] for panel in panels if panel["type"] == "row"]
     assert rows[0] == "Is it well?"
-    assert len(rows) == 9
+    assert len(rows) == 10
+
+
+def test_every_metric_of_the_clients_has_a_panel_and_a_row() -> None:
+    """In the dashboard, and in the table for whoever makes one of their own."""
+    panels = samples((ROOT / "deploy/grafana/ratelimit-service.json").read_text())
+    table = samples((ROOT / "docs/metrics.md").read_text())
+    assert len(of_clients()) == 9
+    for name in of_clients() - {"ratelimit_client_duration_seconds", "ratelimit_client_duration_seconds_sum"}:
+        assert name in panels, name
+        assert name.removesuffix("_bucket").removesuffix("_count") in table, name
+
+
+def test_the_queries_of_the_page_are_valid(tmp_path: Path) -> None:
+    """As Prometheus reads them, each as a rule that records it, and of metrics that exist."""
+    queries = re.findall(
+        r"^\| [A-Z][^|`]*\? \| `((?:[^`|]|\\\|)+)` \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE
+    )
+    assert len(queries) >= 16
+    expressions = [query.replace("\\|", "|") for query in queries]
+    assert samples(" ".join(expressions)) <= known()
+    rules_of_queries = [{"record": f"query:{number}", "expr": text} for number, text in enumerate(expressions)]
+    document = {"groups": [{"name": "queries", "rules": rules_of_queries}]}
+    (tmp_path / "queries.yaml").write_text(yaml.safe_dump(document))
+    right, printed = promtool(tmp_path, "check", "rules", "queries.yaml")
+    assert right, printed
 
 
 def test_every_alert_is_explained_and_tested() -> None:

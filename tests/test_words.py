@@ -5,6 +5,7 @@ import re
 import subprocess
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,7 @@ def parts(name: str) -> list[str]:
     return re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
 
 
+@cache
 def is_private(name: str) -> bool:
     """Whether an identifier contains a private word."""
     words = parts(name) if name not in LIBRARY_NAMES else []

@@ -208,8 +208,8 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
         ),
         Panel(
             "Units of grants",
-            "Units of calls that were granted, returned unused, and spent, as clients report them. Mostly returned: "
-            "clients want more than they need.",
+            "Units of calls that were granted, returned unused, and spent, as clients report them. Usual: nearly all "
+            "are spent. Mostly returned: clients want more than they need.",
             "ops",
             [("sum by (units) (rate(ratelimit_grant_units_total{}[$__rate_interval]))", "{{units}}")],
             width=6,
@@ -294,6 +294,105 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
                 ("sum(rate(ratelimit_rlqs_unanswered_buckets_total{}[$__rate_interval]))", "buckets unanswered"),
             ],
             width=6,
+        ),
+    ),
+    "In the gateways: metrics of the clients": (
+        Panel(
+            "Decisions of clients",
+            "By who decided: GRANT is a unit that the client had, CACHE a denial that it had, FALLBACK nobody, since "
+            "the service failed. Empty unless this Prometheus has the gateways' metrics, too (docs/metrics.md).",
+            "reqps",
+            [
+                (
+                    (
+                        "sum by (ratelimit_origin, ratelimit_outcome) "
+                        "(rate(ratelimit_client_decisions_total[$__rate_interval]))"
+                    ),
+                    "{{ratelimit_origin}}, {{ratelimit_outcome}}",
+                )
+            ],
+            width=6,
+        ),
+        Panel(
+            "Not checked",
+            "Calls that clients allowed (open) or denied (closed) by themselves, since the service failed or was late, "
+            "and reservations that stayed unsettled. Usual: none. Open ones are beyond every limit.",
+            "reqps",
+            [
+                (
+                    (
+                        "sum by (ratelimit_outcome, ratelimit_status) "
+                        "(rate(ratelimit_client_failures_total[$__rate_interval]))"
+                    ),
+                    "{{ratelimit_outcome}}, {{ratelimit_status}}",
+                )
+            ],
+            width=6,
+        ),
+        Panel(
+            "How long decisions take",
+            "In the client, with the network, the retry, and the wait for units. Those that a unit in memory decides "
+            "at once are not in it. Near the deadline, 50 ms unless it was set, calls fail open.",
+            "s",
+            [
+                (
+                    (
+                        f"histogram_quantile({quantile}, sum by (le) "
+                        "(rate(ratelimit_client_duration_seconds_bucket[$__rate_interval])))"
+                    ),
+                    f"p{quantile * 100:.0f}",
+                )
+                for quantile in (0.5, 0.99)
+            ],
+            width=6,
+        ),
+        Panel(
+            "Decided without waiting",
+            "The hit ratio of mode granted: decisions by units or denials that the client had. Low: limits that are "
+            "small, nearly used up, or shared by many clients. Around 0 in mode checked.",
+            "percentunit",
+            [
+                (
+                    (
+                        "1 - sum(rate(ratelimit_client_duration_seconds_count[$__rate_interval])) "
+                        "/ sum(rate(ratelimit_client_decisions_total[$__rate_interval]))"
+                    ),
+                    "hit ratio",
+                )
+            ],
+            width=6,
+        ),
+        Panel(
+            "Units of clients",
+            "Granted, returned unused, and expired before they were spent. Expired: the service may have counted them "
+            "as used. Usual: a few in a hundred are returned, and next to none expire.",
+            "ops",
+            [
+                (
+                    "sum by (ratelimit_units) (rate(ratelimit_client_grant_units_total[$__rate_interval]))",
+                    "{{ratelimit_units}}",
+                )
+            ],
+        ),
+        Panel(
+            "Units held by clients",
+            "Charged to limits, and not spent yet: calls of a second at most.",
+            "short",
+            [("sum(ratelimit_client_grant_units_held)", "held")],
+        ),
+        Panel(
+            "Requests of units for 1,000 decisions",
+            "What grants save. Checks of calls one by one are not in it. At 1,000 mode checked does the same.",
+            "short",
+            [
+                (
+                    (
+                        "1000 * sum(rate(ratelimit_client_grant_requests_total[$__rate_interval])) "
+                        "/ sum(rate(ratelimit_client_decisions_total[$__rate_interval]))"
+                    ),
+                    "requests",
+                )
+            ],
         ),
     ),
     "Latency": (

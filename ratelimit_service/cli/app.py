@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from ratelimit_service.cli.conversion import convert_lazily
 from ratelimit_service.cli.errors import Exit
 from ratelimit_service.cli.escaped import escaped
-from ratelimit_service.importing import without_collector
+from ratelimit_service.importing import without_collector, without_rich
 
 
 def command_group(summary: str) -> typer.Typer:
@@ -127,7 +127,7 @@ class Commands(TyperGroup):
         if cmd_name not in self.entries:
             return None
         module, _, attribute = self.entries[cmd_name].place.partition(":")
-        with without_collector():
+        with without_collector(), without_rich():
             found = getattr(import_module(module), attribute)
         command = _group(found, ctx) if isinstance(found, typer.Typer) else _command(cmd_name, found)
         convert_lazily(command, ctx)

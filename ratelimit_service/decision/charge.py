@@ -44,7 +44,8 @@ class Bucket:
 
     `partition` determines which buckets a store must keep together (all of one subject have the same one), so that a
     charge of several is atomic. Made once per policy and shared by all its charges, so a store caches in `encoded` how
-    it writes the bucket down, which depends on nothing else, and in `level` what it saw of it.
+    it writes the bucket down, which depends on nothing else, in `terms` the same of its limit, which it has in common
+    with other buckets, and in `level` what it saw of it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Bucket:
     limit: Limit
     family: int = 0
     encoded: Any = field(default=None, init=False, repr=False)
+    terms: Any = field(default=None, init=False, repr=False)
     level: Any = field(default=None, init=False, repr=False)
 
 

@@ -9,7 +9,7 @@ from ratelimit_service.decision.charge import Bucket
 from ratelimit_service.decision.limit import EXACT, MIN_HOLD_US, Concurrency, Level, Limit, Mode, check_resource
 from ratelimit_service.decision.ports import Clock
 from ratelimit_service.decision.reason import Reason, Source
-from ratelimit_service.decision.record import KeyState, OnStoreFailure, Override, PolicyRecord, SecretHash
+from ratelimit_service.decision.record import KeyState, OnStoreFailure, PolicyRecord, SecretHash
 from ratelimit_service.decision.usage import NO_SERIES, Series
 
 NO_EXPIRY = EXACT
@@ -110,7 +110,6 @@ class Policy:
         "digests",
         "has_slots",
         "identity",
-        "key_id",
         "on_store_failure",
         "plan",
         "record",
@@ -118,7 +117,6 @@ class Policy:
         "refusal_source",
         "rules",
         "source",
-        "subject",
         "validity",
     )
 
@@ -127,8 +125,6 @@ class Policy:
         self.record = record
         self.digests: tuple[bytes, ...] = ()
         self.identity = b""
-        self.key_id = record.key_id
-        self.subject = record.subject
         self.plan = record.plan
         self.source = Source.UNENFORCED if off else Source.STORE
         self.on_store_failure = OnStoreFailure.ALLOW if off else record.on_store_failure
@@ -142,8 +138,7 @@ class Policy:
             self.refusal, self.refusal_source = Reason.DEGRADED_DENIED, Source.DEGRADED
         self.rules: tuple[Rule, ...] = tuple(
             _rule(record, replace(limit, mode=Mode.SHADOW) if off else limit, level)
-            for limit, level, why_not in _consider(record, now_us)
-            if not why_not
+            for limit, level in _in_force(record, now_us)
         )
         self.has_slots = any(map(_has_slots, self.rules))
         self._selected: str | None = None  # most keys are used with one resource, which needs no dict
@@ -151,6 +146,21 @@ class Policy:
         self._selections: dict[str, Selection] | None = None
         self._max_open = max_open
         self._held_selections: dict[tuple[str, bool], Selection] | None = None  # most keys have none
+
+    @property
+    def key_id(self) -> str:
+        """The id of its key."""
+        return self.record.key_id
+
+    @property
+    def subject(self) -> str:
+        """Who the key is of."""
+        return self.record.subject
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """Those of its rules."""
+        return _buckets(self.rules)
 
     @property
     def plan_version(self) -> int:
@@ -244,6 +254,13 @@ def _buckets(rules: Sequence[Rule]) -> tuple[Bucket, ...]:
     return tuple(rule.bucket for rule in rules)
 
 
+def _in_force(record: PolicyRecord, now_us: int) -> list[tuple[Limit, Level]]:
+    """The limits that are in force, in the order of `_consider`."""
+    if not (record.subject_overrides or record.key_overrides):  # most keys have none
+        return [(limit, Level.PLAN) for limit in record.limits]
+    return [(limit, level) for limit, level, why_not in _consider(record, now_us) if not why_not]
+
+
 def _consider(record: PolicyRecord, now_us: int) -> list[Considered]:
     """Every limit of plan, subject and key: by name in the plan's order, then by level from the plan to the key."""
     set_by: dict[str, list[tuple[Limit, Level, int | None]]] = {limit.name: [] for limit in record.limits}
@@ -298,8 +315,8 @@ def _has_passed(expires_us: int | None, now_us: int) -> bool:
 
 def _period(record: PolicyRecord, now_us: int) -> tuple[int, int]:
     """From when until when what is in force NOW is: between two times at which something of the record expires."""
-    expiring: list[SecretHash | Override] = [*record.secrets, *record.subject_overrides, *record.key_overrides]
-    times = [record.expires_us, *(item.expires_us for item in expiring)]
+    overrides = (*record.subject_overrides, *record.key_overrides)
+    times = [record.expires_us, *record.secret_expiries, *(override.expires_us for override in overrides)]
     since_us = max((time for time in times if time is not None and time <= now_us), default=0)
     last = NO_EXPIRY - 1 if since_us else NO_EXPIRY  # with NO_EXPIRY the clock is not asked
     return since_us, min((time for time in times if time is not None and time > now_us), default=last)

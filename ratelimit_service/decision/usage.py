@@ -30,19 +30,39 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _KEY_PARTS, _RULE_PARTS = 5, 3
 
 
+_MAX_SHORT = 0xFFFF  # bytes of a MessagePack string with a length of 16 bits
+_SHORT, _SHORT_HEAD = b"\xda", 3
+_LONG, _LONG_HEAD = b"\xdb", 5
+
+
+def pack_text(text: bytes) -> bytes:
+    """Encode UTF-8 as a MessagePack string."""
+    size = len(text)
+    return (_SHORT + size.to_bytes(2) if size <= _MAX_SHORT else _LONG + size.to_bytes(4)) + text
+
+
+def unpack_text(packed: bytes) -> bytes:
+    """What was encoded by `pack_text`."""
+    return packed[_SHORT_HEAD if packed[:1] == _SHORT else _LONG_HEAD :]
+
+
 class Series:
     """What a count is of. Compared by identity: made once per policy and resource, or rule, and shared by their calls.
 
     `field` encodes all of it: what the count is of, and the names of the limits that denials are counted by, in the
-    order of their counts. `encoded` is how a store writes it down, empty until it has been.
+    order of their counts. `encoded` is how the store writes that down, in MessagePack; empty if nothing is counted.
     """
 
-    __slots__ = ("_limits", "encoded", "field")
+    __slots__ = ("_limits", "encoded")
 
     def __init__(self, field: bytes) -> None:
-        self.field = field
-        self.encoded = b""
+        self.encoded = pack_text(field) if field else b""
         self._limits = -1
+
+    @property
+    def field(self) -> bytes:
+        """What the count is of."""
+        return unpack_text(self.encoded)
 
     @classmethod
     def of_key(cls, key_id: str, resource: str, subject: str, plan: str, limits: Iterable[str]) -> "Series":
@@ -166,8 +186,8 @@ def parse_counts(value: bytes, limits: int) -> Counts:
     return Counts(allowed, cost, denied, shadow_denied, degraded, pairs, clamped, reserved, settled)
 
 
-def pack_numbers(numbers: Sequence[int]) -> bytes:
-    """Encode counts, without trailing zeros."""
+def pack_numbers(numbers: Sequence[float]) -> bytes:
+    """Encode counts, or other numbers that doubles represent exactly, without trailing zeros."""
     size = len(numbers)
     while size and not numbers[size - 1]:
         size -= 1

@@ -9,7 +9,7 @@ from uuid import uuid4
 from ratelimit_service.decision.charge import GONE, Charge, ChargeResult, Settle
 from ratelimit_service.decision.limit import MICRO, Mode
 from ratelimit_service.decision.ports import Clock, StoreUnavailable
-from ratelimit_service.decision.usage import Series, as_other, parse_field
+from ratelimit_service.decision.usage import Series, as_other, pack_text, parse_field, unpack_text
 
 FLUSH_SECONDS: Final = 1.0
 MAX_BYTES: Final = 16 * 2**20
@@ -49,7 +49,7 @@ class UsageTally:
     def __init__(self, clock: Clock, max_bytes: int = MAX_BYTES) -> None:
         self._clock = clock
         self._max_bytes = max_bytes
-        self._rows: dict[tuple[int, bytes], list[int]] = {}
+        self._rows: dict[tuple[int, bytes], list[int]] = {}  # by minute and encoded series
         self.bytes = 0
         """What the counts take in memory, about."""
         self.lost = 0
@@ -59,7 +59,7 @@ class UsageTally:
 
     def add(self, series: Series, counts: Sequence[int]) -> None:
         """Add COUNTS, in the order of `usage.Counts`, flattened; zeros at the end may be missing."""
-        key = (self._clock.now_us() // _MINUTE_US, series.field)
+        key = (self._clock.now_us() // _MINUTE_US, series.encoded)
         self._add(key, counts)
 
     def charged(self, charge: Charge, result: ChargeResult, *, degraded: bool = False) -> None:
@@ -73,7 +73,7 @@ class UsageTally:
         """Count a charge that was denied as the script would have. On the hot path of callers who are refused."""
         if len(charge[3]) == 1 and charge[3][0][3] is None:  # nearly all: one series, of all buckets in their order
             results = result[1]
-            row = self._rows.get((self._clock.now_us() // _MINUTE_US, charge[3][0][0].field))
+            row = self._rows.get((self._clock.now_us() // _MINUTE_US, charge[3][0][0].encoded))
             if row is not None and len(row) >= _TOTALS + 2 * len(results):
                 row[_DENIED] += 1
                 shadowed = 0
@@ -100,7 +100,7 @@ class UsageTally:
     def take(self, size: int) -> list[UsageRow]:
         """Remove up to SIZE rows, the oldest first. Their bytes stay until `release`."""
         keys = [key for key, _ in zip(self._rows, range(size), strict=False)]
-        return [UsageRow(*key, self._rows.pop(key)) for key in keys]
+        return [UsageRow(key[0], unpack_text(key[1]), self._rows.pop(key)) for key in keys]
 
     def release(self, rows: Sequence[UsageRow]) -> None:
         """Make room: these rows, which were taken, are in the store."""
@@ -112,11 +112,14 @@ class UsageTally:
 
     def _add(self, key: tuple[int, bytes], counts: Sequence[int]) -> None:
         row = self._rows.get(key)
-        if row is None and self.bytes + _size(key[1]) > NAMED_SHARE * self._max_bytes:
-            key = key[0], as_other(key[1])
-            row = self._rows.get(key)
         if row is None:
-            size = _size(key[1])
+            field = unpack_text(key[1])
+            if self.bytes + _size(field) > NAMED_SHARE * self._max_bytes:
+                field = as_other(field)
+                key = key[0], pack_text(field)
+                row = self._rows.get(key)
+        if row is None:
+            size = _size(field)
             if self.bytes + size > self._max_bytes:
                 self.lose([counts])
                 return

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.abc import RV, PQGen
 from sqlalchemy import URL
 
 from ratelimit_service.postgres.failures import HardTimeout, shut_down
@@ -15,6 +16,10 @@ CONNECT_SECONDS: Final = 0.8
 
 _CLOSE_SECONDS: Final = 0.1
 """How long a query that failed waits for its connection to be closed; after that it is closed in the background."""
+
+_WAKE_SECONDS: Final = 10.0
+"""In place of the tenth of a second after which psycopg wakes up while it waits, which Ctrl-C needs and nothing here:
+a process that waits for notifications would never rest."""
 
 SESSION: Final = (
     "SELECT set_config('timezone', 'UTC', false), set_config('statement_timeout', '3s', false),"
@@ -64,7 +69,7 @@ class QueryConnection:
         async with self._opening:
             if self._connection is None:
                 connection = await self._timeout.run(
-                    CONNECT_SECONDS, AsyncConnection.connect(self._conninfo, autocommit=True)
+                    CONNECT_SECONDS, _RestingConnection.connect(self._conninfo, autocommit=True)
                 )
                 self._connection = connection
                 for statement in (SESSION, *self._setup):
@@ -97,6 +102,11 @@ class QueryConnection:
     async def _execute(self, statement: str, values: Sequence[object] | Mapping[str, object]) -> list[tuple[Any, ...]]:
         connection = await self.connected()
         return await (await connection.execute(statement.encode(), values)).fetchall()
+
+
+class _RestingConnection(AsyncConnection):
+    async def wait(self, gen: PQGen[RV], interval: float = _WAKE_SECONDS, timeout: float | None = None) -> RV:  # noqa: ASYNC109  psycopg's own
+        return await super().wait(gen, interval, timeout)
 
 
 async def _close_when_idle(connection: AsyncConnection) -> None:

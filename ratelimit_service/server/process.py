@@ -3,10 +3,10 @@
 import sys
 from importlib import import_module
 
-from ratelimit_service.importing import without_collector
+from ratelimit_service.importing import without_collector, without_rich
 
 if __name__ == "__main__":
     module = sys.argv.pop(1)
-    with without_collector():
+    with without_collector(), without_rich():
         main = import_module(module).main
     main()

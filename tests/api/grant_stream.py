@@ -42,9 +42,11 @@ class GrantStream:
         self._requests.put(StreamGrantRequest(requests=requests))
 
     def ask(self, *requests: GrantRequest) -> StreamGrantResponse:
-        """Send one message, and return the answer to it."""
+        """Send one message, and return the answer to it. Passes over withdrawals, which may come twice for a change."""
         self.send(*requests)
-        return self.read()
+        while not (answer := self.read()).results:
+            pass
+        return answer
 
     def read(self, within: float = 10) -> StreamGrantResponse:
         """The next message. Fails if none comes WITHIN so many seconds."""

@@ -1,7 +1,6 @@
 """Encoders keep what they encoded once, and not the policies that it was computed from: newer ones may be in force."""
 
 import sys
-from dataclasses import replace
 
 from decision.memory import START_US, burst, record
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
@@ -37,7 +36,7 @@ def test_what_is_cached_has_the_current_plan() -> None:
     """A key that was moved to another plan, and back, is reported with the plan in force."""
     decisions, responses = DecisionEncoder(), CheckResponseEncoder(LimitHeaders(""), "x-api-key")
     for plan in ("free", "pro", "pro", "free"):
-        policy = Policy(replace(RECORD, plan=plan), START_US)
+        policy = Policy(RECORD.having(plan=plan), START_US)
         assert CheckLimitResponse.FromString(decisions.encode(allowed(policy))).plan == plan
         identity = responses.encode_identity(policy, Reason.WITHIN_LIMIT).ok_response.headers
         assert {option.header.key: option.header.value for option in identity}["x-ratelimit-plan"] == plan

@@ -6,10 +6,13 @@ import pytest
 
 from attacks.attacked import CONNECTIONS, Target, attacked
 from attacks.many_connections import idle, open_and_close, read_nothing
-from attacks.sizes import FULL, MEMORY_MB
+from attacks.sizes import ATTACK_SECONDS, FULL, MEMORY_MB
 
 OPENED = 50_000 if FULL else 750
 IDLE = 2_000 if FULL else 600
+SECONDS = ATTACK_SECONDS if FULL else 3.0
+"""For which they are opened. A connection costs grpcio up to a millisecond: in CI no more than a quarter of a core."""
+
 CONNECTION_MB = 0.032
 """What an open connection may take."""
 
@@ -20,7 +23,7 @@ MAX_DESCRIPTORS = 200
 def test_opened_and_closed(target: Target) -> None:
     """50,000 connections that are opened and closed leave no descriptor behind, and disturb nobody."""
     with attacked(target) as report:
-        counts = report.attack(open_and_close, OPENED // CONNECTIONS)
+        counts = report.attack(open_and_close, OPENED // CONNECTIONS, seconds=SECONDS)
     assert counts["opened"] >= 0.9 * OPENED, counts
     assert report.memory_after.descriptors <= report.memory_before.descriptors + MAX_DESCRIPTORS
 
@@ -28,7 +31,7 @@ def test_opened_and_closed(target: Target) -> None:
 def test_idle(target: Target) -> None:
     """2,000 connections that do nothing take a descriptor each and little memory, until they are closed."""
     with attacked(target, memory_mb=MEMORY_MB + IDLE * CONNECTION_MB) as report:
-        counts = report.attack(idle, IDLE // CONNECTIONS)
+        counts = report.attack(idle, IDLE // CONNECTIONS, seconds=SECONDS)
     assert counts.total() >= IDLE - CONNECTIONS
     assert report.peak.descriptors <= report.memory_before.descriptors + 2 * IDLE
     assert report.memory_after.descriptors <= report.memory_before.descriptors + MAX_DESCRIPTORS

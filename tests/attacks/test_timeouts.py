@@ -1,9 +1,13 @@
 """What is begun and not finished is ended in time. Quiet streams live on."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from attacks import frames
+from attacks.conftest import TRANSPORTS
 from attacks.connection import CHECK, STREAM, Connection, data, open_call
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
@@ -18,14 +22,20 @@ AFTER_ALL_TIMEOUTS = 14
 """Seconds, longer than all timeouts."""
 
 
-def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(unwatched_server: Server) -> None:
+def test_what_is_not_finished_is_ended_and_what_is_quiet_is_not(shared_server: Callable[[str], Server]) -> None:
+    """On both transports, at the same time since nearly all of it is waiting."""
+    servers = [shared_server(transport) for transport in TRANSPORTS]
+    with ThreadPoolExecutor(len(servers)) as pool:
+        list(pool.map(end_what_is_not_finished, servers))
+
+
+def end_what_is_not_finished(server: Server) -> None:
     """Calls whose message does not arrive are ended in time; streams and watches are not, unless within a message.
 
     So are connections that do not send the preface of HTTP/2; on the transport envoy, also those whose headers do not
     arrive. grpc.aio passes nothing of a message before it is whole, and waits for headers as long as the connection
     lives, so that a quiet stream and one within a message look the same.
     """
-    server = unwatched_server
     envoy = server.settings.transport == "envoy"
     _, api_key = server.key("wide")
     check = frames.message(StreamCheckLimitRequest(check={"api_key": api_key}).SerializeToString())

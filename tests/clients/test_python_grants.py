@@ -4,16 +4,21 @@ import os
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
+from typing import cast
 
 import grpc
 import pytest
-from ratelimit_client import Decision, Grants, Origin, RateLimitClient, RateLimitError
+from ratelimit_client import AsyncRateLimitClient, Decision, Grants, Origin, RateLimitClient, RateLimitError
 from ratelimit_client import _grant_book as module
 from ratelimit_client import _grant_forks as forks
+from ratelimit_client._aio_granting import AsyncWaiting
 from ratelimit_client._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
 from ratelimit_client._grant_book import GrantBook
 from ratelimit_client._grant_key import Call, Line, Waiter
+from ratelimit_client._granting import Waiting
 from ratelimit_client._units import Demand, Held
 
 from clients.granting_world import MAX_DENIAL, SECOND, START, Bucket, Spent, World
@@ -205,6 +210,113 @@ def test_a_call_that_is_abandoned_gets_nothing() -> None:
     alone.book.answered(asked, bucket.grant(asked.message, alone.now), alone.now)
     assert [name for name, _ in alone.resolved] == ["b"]
     assert not alone.book.abandon(second)
+
+
+def _answer(alone: Alone, bucket: Bucket) -> None:
+    asked = alone.book.outbox.popleft()
+    alone.book.answered(asked, bucket.grant(asked.message, alone.now), alone.now)
+
+
+def _three_that_wait(alone: Alone, bucket: Bucket) -> Waiter:
+    """Two that get a unit each, the second of more that were wanted, and the one that is returned."""
+    alone.call()
+    alone.call("a")
+    alone.now += MS
+    last = [alone.call(name) for name in "bc"][1]
+    for _ in range(2):
+        alone.now += 20 * MS
+        _answer(alone, bucket)
+    assert [name for name, _ in alone.resolved] == ["a", "b"]
+    assert isinstance(last, Waiter)
+    return last
+
+
+def test_a_call_that_waits_for_a_limit_is_denied_in_time() -> None:
+    """By the limit that had fewer units than were wanted meanwhile. It is reported as other denials are."""
+    alone, bucket = Alone(), Bucket(7, 1)
+    last = _three_that_wait(alone, bucket)
+    alone.now += 10 * MS
+    alone.book.end_wait(last)
+    alone.book.end_wait(last)  # without effect
+    assert len(alone.resolved) == 3
+    name, denied = alone.resolved[-1]
+    assert isinstance(denied, Decision)
+    assert (name, denied.allowed, denied.reason.name, denied.limit) == ("c", False, "OVER_LIMIT", "burst")
+    assert (denied.origin, denied.retry_after) == (Origin.SERVICE, timedelta(milliseconds=1))
+    _answer(alone, bucket)
+    alone.now += 9 * SECOND
+    alone.book.tick(alone.now)
+    _answer(alone, bucket)
+    assert bucket.reported["r", "denied"] == 1
+
+
+@pytest.mark.parametrize("is_withdrawn", [False, True])
+def test_a_call_that_waits_for_the_service_fails_in_time(*, is_withdrawn: bool) -> None:
+    """If it has not responded since the call began to wait, or the key was withdrawn since."""
+    alone = Alone()
+    last = _three_that_wait(alone, Bucket(7, 1))
+    if is_withdrawn:
+        alone.book.withdraw(["k"], alone.now)
+    else:
+        alone.now += MS
+        last = alone.call("d")
+        assert isinstance(last, Waiter)
+    alone.book.end_wait(last)
+    _, failure = alone.resolved[-1]
+    assert isinstance(failure, RateLimitError)
+    assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def _last_that_waits(book: GrantBook, now: int, wait: Callable[[Line], Waiter]) -> Waiter:
+    """The one for which the limit had no unit so far."""
+    bucket = Bucket(7, 1)
+    waiting = [book.decide(Call("k", "", "r", 1), now, wait) for _ in range(4)][-1]
+    for _ in range(2):
+        asked = book.outbox.popleft()
+        book.answered(asked, bucket.grant(asked.message, START), now)
+    assert isinstance(waiting, Waiter)
+    return waiting
+
+
+def test_a_thread_waits_for_a_limit_within_the_deadline() -> None:
+    """As the book decides."""
+    with RateLimitClient("localhost:1", mode="granted", deadline=0.03) as client:
+        granting = client._granting
+        assert granting is not None
+        waiting = _last_that_waits(granting._book, client._clock(), Waiting)
+        denied = granting.wait(cast("Waiting", waiting))
+        assert isinstance(denied, Decision)
+        assert not denied.allowed
+
+
+async def test_a_task_waits_for_a_limit_within_the_deadline() -> None:
+    """As the book decides."""
+    async with AsyncRateLimitClient("localhost:1", mode="granted", deadline=0.03) as client:
+        granting = client._granting
+        assert granting is not None
+        waiting = _last_that_waits(granting._book, granting._clock(), AsyncWaiting)
+        denied = await granting.wait(cast("AsyncWaiting", waiting))
+        assert isinstance(denied, Decision)
+        assert not denied.allowed
+
+
+def test_reports_are_sent_again_until_they_are_too_old() -> None:
+    """Though no unit is returned with them: each second while the service is away."""
+    alone, bucket = Alone(), Bucket(4, 1)
+    alone.call()
+    alone.call("a")
+    _answer(alone, bucket)
+    sent: list[int] = []
+    while alone.now < START + 60 * SECOND:
+        alone.now += 100 * MS
+        alone.book.tick(alone.now)
+        if alone.book.outbox:
+            asked = alone.book.outbox.popleft()
+            sent.append((alone.now - START) // SECOND)
+            assert [each.spent[0].allowed for each in asked.message.returns] == [1]
+            alone.book.failed(asked, RateLimitError(grpc.StatusCode.UNAVAILABLE, "away"), alone.now)
+    assert sent == list(range(5, 26))
+    assert not alone.book.lines
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

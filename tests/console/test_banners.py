@@ -12,7 +12,6 @@ from console.browser import Browser
 from console.test_sessions import soon
 from fixtures.dev_server import free_address
 from fixtures.served import Serve, Server
-from fixtures.valkey import StartValkey
 from ratelimit_service.bootstrap import Services
 from ratelimit_service.clock import SystemClock
 from ratelimit_service.console.answers import healthy
@@ -20,6 +19,7 @@ from ratelimit_service.console.banners import banners_of
 from ratelimit_service.console.health import Component, Health, State
 from ratelimit_service.decision.enforcement import Enforcement, Switch
 from ratelimit_service.decision.ports import SlowStore, StoreUnavailable
+from ratelimit_service.devstores.valkey import EmbeddedValkey
 from ratelimit_service.management.tokens import Role
 from ratelimit_service.operations.readiness import EFFECTS
 from ratelimit_service.server.console_health import ServerHealth
@@ -27,10 +27,11 @@ from ratelimit_service.server.store_faults import describe_fault
 from ratelimit_service.settings import Settings
 
 
-@pytest.fixture
-def without_redis(serve: Serve, valkey: StartValkey) -> Iterator[tuple[Server, Browser, str]]:
+@pytest.fixture(scope="module")
+def without_redis(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Browser, str]]:
     """A server whose Redis was stopped, an admin's browser, and a key."""
-    store = valkey()
+    store = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    store.start()
     server = serve("grpcio", operations_listen=free_address(), redis_url=store.url)
     key_id, _ = server.key("free")
     browser = Browser(f"http://{server.settings.operations_listen}/console").sign_in(server.tokens[Role.ADMIN])

@@ -1,7 +1,5 @@
 """The compilation of policies."""
 
-from dataclasses import replace
-
 import pytest
 
 from decision.memory import START_US, ManualClock, burst, record
@@ -61,7 +59,7 @@ def test_override_of_a_new_name_adds_a_limit() -> None:
 def test_bucket_outlives_plan_and_key() -> None:
     """The bucket belongs to the subject: another plan, version, capacity or key of it is counted in the same one."""
     one = Policy(record(KEY, burst(20)), START_US)
-    other = Policy(replace(record(ApiKey.generate("live"), burst(200)), plan="pro", plan_version=7), START_US)
+    other = Policy(record(ApiKey.generate("live"), burst(200)).having(plan="pro", plan_version=7), START_US)
     assert one.rules[0].bucket.name == other.rules[0].bucket.name
     assert one.rules[0].bucket.partition == other.rules[0].bucket.partition
 

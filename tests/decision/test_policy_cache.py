@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -88,7 +87,7 @@ async def test_changes_are_read_again(world: World, kind: ChangeKind) -> None:
     assert policy is not None
     world.cache.add_verified(b"digest", policy)
     assert world.cache.verified(b"digest") is policy
-    world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+    world.source.records[key_id] = world.source.records[key_id].having(state=KeyState.REVOKED)
     world.feed.announce(kind, {ChangeKind.KEY: key_id, ChangeKind.SUBJECT: "acme", ChangeKind.PLAN: "free"}[kind])
     await world.settle()
     changed = await world.cache.get(key_id)
@@ -107,7 +106,7 @@ async def test_a_change_during_a_read_is_not_lost(world: World) -> None:
     world.source.before_answer = asyncio.Event()
     pending = asyncio.create_task(world.cache.get(key_id))
     await world.settle()
-    world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+    world.source.records[key_id] = world.source.records[key_id].having(state=KeyState.REVOKED)
     world.feed.announce(ChangeKind.KEY, key_id)
     await world.settle()
     world.source.before_answer.set()
@@ -123,7 +122,7 @@ async def test_a_refresh_during_a_read_is_not_lost(world: World) -> None:
     world.source.before_answer = asyncio.Event()
     pending = asyncio.create_task(world.cache.get(key_id))
     await world.settle()
-    world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+    world.source.records[key_id] = world.source.records[key_id].having(state=KeyState.REVOKED)
     await world.cache.refresh_all()
     world.source.before_answer.set()
     policy = await asyncio.wait_for(pending, 1)
@@ -136,7 +135,7 @@ async def test_a_change_of_many_keys_reaches_all(world: World) -> None:
     ids = [world.add() for _ in range(250)]
     await asyncio.gather(*map(world.cache.get, ids))
     for key_id in ids:
-        world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+        world.source.records[key_id] = world.source.records[key_id].having(state=KeyState.REVOKED)
     world.source.fetches.clear()
     await world.cache.apply([Change(ChangeKind.PLAN, "free"), Change(ChangeKind.KEY, ids[-1])])
     policy = await world.cache.get(ids[-1])
@@ -159,7 +158,7 @@ async def test_a_revocation_waits_for_no_other_key(world: World) -> None:
     assert world.cache.refresh_age > 0
     world.source.before_answer = None
     for key_id in (ids[0], ids[-1]):  # of those that are being read, and of those that are not yet
-        world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+        world.source.records[key_id] = world.source.records[key_id].having(state=KeyState.REVOKED)
         world.feed.announce(ChangeKind.KEY, key_id)
     for _ in range(20):
         await asyncio.sleep(0)
@@ -186,7 +185,7 @@ async def test_a_refresh_goes_on_after_an_outage(world: World, monkeypatch: pyte
     monkeypatch.setattr(policy_cache, "_RETRY_SECONDS", 0.01)
     key_id = world.add()
     await world.cache.get(key_id)
-    world.source.records[key_id] = replace(world.source.records[key_id], plan_version=2)
+    world.source.records[key_id] = world.source.records[key_id].having(plan_version=2)
     world.source.down = True
     await world.cache.apply([Change(ChangeKind.PLAN, "free")])
     await world.settle()
@@ -204,10 +203,10 @@ async def test_a_refresh_that_fails_forgets_no_change(world: World, monkeypatch:
     """After an error that nobody expected, the keys of every plan and subject that changed are still read again."""
     monkeypatch.setattr(policy_cache, "_RETRY_SECONDS", 0.01)
     ids = [world.add() for _ in range(2)]
-    world.source.records[ids[1]] = replace(world.source.records[ids[1]], plan="pro")
+    world.source.records[ids[1]] = world.source.records[ids[1]].having(plan="pro")
     await asyncio.gather(*map(world.cache.get, ids))
     for key_id in ids:
-        world.source.records[key_id] = replace(world.source.records[key_id], plan_version=2)
+        world.source.records[key_id] = world.source.records[key_id].having(plan_version=2)
     fetch, failures = world.source.fetch, [RuntimeError("a mistake"), RuntimeError("again")]
 
     async def fail_twice(key_ids: Collection[str]) -> Fetched:
@@ -253,7 +252,7 @@ async def test_a_stream_of_changes_starves_no_policy(world: World) -> None:
         fetched = await fetch(key_ids)
         version += 1
         for key_id in ids:
-            world.source.records[key_id] = replace(world.source.records[key_id], plan_version=version)
+            world.source.records[key_id] = world.source.records[key_id].having(plan_version=version)
         await world.cache.apply([Change(ChangeKind.PLAN, "free")])
         return fetched
 
@@ -287,7 +286,7 @@ async def test_a_call_after_a_change_waits_for_the_next_read(world: World) -> No
     world.source.before_answer = asyncio.Event()
     before = asyncio.create_task(world.cache.get(key_id))
     await world.settle()
-    world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+    world.source.records[key_id] = world.source.records[key_id].having(state=KeyState.REVOKED)
     await world.cache.apply([Change(ChangeKind.KEY, key_id)])
     after = asyncio.create_task(world.cache.get(key_id))
     await world.settle()
@@ -305,7 +304,7 @@ async def test_a_call_after_a_second_change_waits_for_the_next_read(world: World
         fetched = await fetch(key_ids)
         reads = len(world.source.fetches)
         if reads <= 2:
-            world.source.records[key_id] = replace(world.source.records[key_id], plan_version=reads + 1)
+            world.source.records[key_id] = world.source.records[key_id].having(plan_version=reads + 1)
             await world.cache.apply([Change(ChangeKind.KEY, key_id)])
         if reads == 2:
             late.append(asyncio.create_task(world.cache.get(key_id)))
@@ -328,7 +327,7 @@ async def test_a_change_during_the_first_refresh_is_not_lost() -> None:
     following = asyncio.create_task(world.invalidator.run())
     await world.settle()
     assert len(world.source.fetches) == 2  # the refresh has taken its snapshot, and not returned yet
-    world.source.records[key_id] = replace(world.source.records[key_id], state=KeyState.REVOKED)
+    world.source.records[key_id] = world.source.records[key_id].having(state=KeyState.REVOKED)
     world.feed.announce(ChangeKind.KEY, key_id)
     world.source.before_answer.set()
     await world.settle()
@@ -343,7 +342,7 @@ async def test_changes_that_the_feed_has_dropped_are_not_missed(world: World) ->
     held, other = world.add(), world.add()
     for key_id in (held, other):
         await world.cache.get(key_id)
-    world.source.records[held] = replace(world.source.records[held], state=KeyState.REVOKED)
+    world.source.records[held] = world.source.records[held].having(state=KeyState.REVOKED)
     world.feed.changes += [Change(ChangeKind.KEY, held)] * 3
     world.feed.dropped = 3
     world.feed.announce(ChangeKind.KEY, other)
@@ -351,7 +350,7 @@ async def test_changes_that_the_feed_has_dropped_are_not_missed(world: World) ->
     policy = await world.cache.get(held)
     assert policy is not None
     assert policy.refusal is Reason.KEY_REVOKED
-    world.source.records[other] = replace(world.source.records[other], state=KeyState.REVOKED)
+    world.source.records[other] = world.source.records[other].having(state=KeyState.REVOKED)
     world.feed.announce(ChangeKind.KEY, other)
     await world.settle()
     later = await world.cache.get(other)
@@ -402,7 +401,7 @@ async def test_a_refusal_is_in_force_whatever_else_cannot_be_read(
     known, unseen = world.add(), world.add()
     assert await world.cache.get(known) is not None
     for key_id in (known, unseen):
-        world.source.records[key_id] = replace(world.source.records[key_id], **change)
+        world.source.records[key_id] = world.source.records[key_id].having(**change)
         world.source.unreadable.add(key_id)
         world.feed.announce(ChangeKind.KEY, key_id)
     await world.settle()
@@ -417,7 +416,7 @@ async def test_secrets_that_are_gone_end_whatever_else_cannot_be_read(world: Wor
     key_id = world.add()
     before = world.source.records[key_id]
     gone, kept, new = (SecretHash(1, bytes([n]) * 32) for n in range(3))
-    world.source.records[key_id] = replace(before, secrets=(gone, kept))
+    world.source.records[key_id] = before.having(secrets=(gone, kept))
     policy = await world.cache.get(key_id)
     assert policy is not None
     partial = PartialRecord(key_id, RecordFields(secrets=(new,)), frozenset({kept.digest}))
@@ -440,7 +439,7 @@ async def test_a_row_that_was_repaired_is_read_without_a_change(world: World, mo
     assert {len(fetch) for fetch in world.source.fetches} == {100}
     world.source.unreadable.clear()
     for key_id in ids:
-        world.source.records[key_id] = replace(world.source.records[key_id], plan_version=2)
+        world.source.records[key_id] = world.source.records[key_id].having(plan_version=2)
     versions = {1}
     async with asyncio.timeout(5):
         while versions != {2}:
@@ -509,7 +508,7 @@ async def test_the_invalidator_survives_an_outage(world: World) -> None:
     world.feed.announce(ChangeKind.PLAN, "else")
     await world.settle()
     assert not world.invalidator.current
-    world.source.records[key_id] = replace(world.source.records[key_id], limits=(burst(99),))
+    world.source.records[key_id] = world.source.records[key_id].having(limits=(burst(99),))
     world.feed.announce(ChangeKind.KEY, key_id)
     world.feed.down = False
     await asyncio.sleep(0.6)

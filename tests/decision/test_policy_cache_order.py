@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import replace
 from random import Random
 
 from hypothesis import given, settings
@@ -47,17 +46,17 @@ class Steps:
         self.versions = 1
         for _ in range(12):
             made = record(ApiKey.generate("live"))
-            self.source.records[made.key_id] = replace(made, subject=random.choice(NAMES), plan=random.choice(NAMES))
+            self.source.records[made.key_id] = made.having(subject=random.choice(NAMES), plan=random.choice(NAMES))
         self.ids = list(self.source.records)
 
     def change_key(self) -> None:
         """Revoke a key, or move it to any subject and plan."""
         key_id, records = self.random.choice(self.ids), self.source.records
         if self.random.random() < 0.3:
-            records[key_id] = replace(records[key_id], state=KeyState.REVOKED)
+            records[key_id] = records[key_id].having(state=KeyState.REVOKED)
         else:
             moved = {"subject": self.random.choice(NAMES), "plan": self.random.choice(NAMES)}
-            records[key_id] = replace(records[key_id], plan_version=self._next(), **moved)  # type: ignore[arg-type]
+            records[key_id] = records[key_id].having(plan_version=self._next(), **moved)  # type: ignore[arg-type]
         self.feed.announce(ChangeKind.KEY, key_id)
 
     def change_many(self) -> None:
@@ -66,7 +65,7 @@ class Steps:
         version = self._next()
         for key_id, found in self.source.records.items():
             if name == (found.subject if kind is ChangeKind.SUBJECT else found.plan):
-                self.source.records[key_id] = replace(found, plan_version=version)
+                self.source.records[key_id] = found.having(plan_version=version)
         self.feed.announce(kind, name)
 
     async def get_any(self) -> None:

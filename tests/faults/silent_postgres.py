@@ -1,4 +1,4 @@
-"""A proxy in front of Postgres that passes everything on but notifications: their channel is cut."""
+"""A proxy in front of Postgres that can pass everything on but notifications: their channel is cut."""
 
 import asyncio
 from contextlib import suppress
@@ -17,6 +17,8 @@ class SilentPostgres(Relay):
     def __init__(self, target_port: int) -> None:
         super().__init__()
         self._target_port = target_port
+        self.silent = False
+        """Whether notifications are dropped from now on."""
         self.dropped = 0
         """Notifications so far."""
 
@@ -46,7 +48,7 @@ class SilentPostgres(Relay):
             while True:
                 head = await reader.readexactly(_HEAD)
                 rest = await reader.readexactly(int.from_bytes(head[1:], "big") - 4)
-                if head[:1] == _NOTIFICATION:
+                if self.silent and head[:1] == _NOTIFICATION:
                     self.dropped += 1
                 else:
                     writer.write(head + rest)

@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import grpc
+import pytest
 
 from faults.silent_postgres import SilentPostgres
 from faults.sizes import FACTOR, FULL, REPORT
@@ -22,27 +23,42 @@ CHANGES = 1_000 if FULL else 60
 CUT_CHANGES = 100 if FULL else 12
 
 
-@contextmanager
-def fleet(serve: Serve, folder: Path, **changes: object) -> Iterator[list[Server]]:
-    """Three servers on the same stores."""
-    first = serve(TRANSPORTS[0], store_timeout=1.0, **changes)  # on a busy machine
-    servers = [first]
-    try:
+@dataclass
+class Fleet:
+    """Three servers on the same stores, and what stands between their workers and Postgres."""
+
+    servers: list[Server]
+    proxy: SilentPostgres
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    serve: Serve, migrated_database_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """The servers of all tests here."""
+    url = migrated_database_url()
+    head, _, name = url.rpartition("/")
+    server, _, port = head.rpartition(":")
+    with SilentPostgres(int(port)) as proxy, ExitStack() as stack:
+        through = f"{server}:{proxy.port}/{name}?sslmode=disable"
+        changes = {"store_timeout": 1.0, "database_url": url, "decision_database_url": through}  # on a busy machine
+        servers = [serve(TRANSPORTS[0], **changes)]
+        stack.callback(servers[0].close)
         for transport in TRANSPORTS[1:]:
-            settings = first.settings.model_copy(update={"listen": free_address(), "transport": transport})
-            servers.append(launch(settings, first.tokens, folder / f"log-{len(servers)}"))
-        for server in servers[1:]:
-            server.wait_for_output("ratelimit-service serves on")
-        yield servers
-    finally:
-        for server in servers:
-            server.close()
+            settings = servers[0].settings.model_copy(update={"listen": free_address(), "transport": transport})
+            servers.append(launch(settings, servers[0].tokens, tmp_path_factory.mktemp("fleet") / "log"))
+            stack.callback(servers[-1].close)
+        for each in servers[1:]:
+            each.wait_for_output("ratelimit-service serves on")
+        yield Fleet(servers, proxy)
 
 
 class Administrator:
     """Makes changes at one server, and measures how long each takes until all servers decide by it."""
 
-    def __init__(self, servers: list[Server], channels: list[grpc.aio.Channel]) -> None:
+    def __init__(self, servers: list[Server], channels: list[grpc.aio.Channel], name: str) -> None:
+        """Its plans have this NAME, and a number."""
+        self._name = name
         self._admin = KeyAdminServiceStub(channels[0])
         self._stubs = [RateLimitServiceStub(channel) for channel in channels]
         self._metadata = servers[0].as_admin
@@ -60,16 +76,15 @@ class Administrator:
         await self._admin.ManagePlan(
             admin_pb2.ManagePlanRequest(create={"plan": self._plan(number, 5)}), metadata=self._metadata
         )
-        _, secret = await self._key(f"changing-{number}", f"changing-{number}")
+        _, secret = await self._key(f"{self._name}-{number}", f"changing-{number}")
         await self._until(secret, lambda response: response.limits[0].limit == 5)
         update = {"plan": self._plan(number, 7), "update_mask": {"paths": ["limits"]}}
         await self._admin.ManagePlan(admin_pb2.ManagePlanRequest(update=update), metadata=self._metadata)
         return await self._until(secret, lambda response: response.limits[0].limit == 7)
 
-    @staticmethod
-    def _plan(number: int, amount: int) -> dict[str, object]:
+    def _plan(self, number: int, amount: int) -> dict[str, object]:
         return {
-            "name": f"changing-{number}",
+            "name": f"{self._name}-{number}",
             "limits": [{"name": "yearly", "quota": {"amount": amount, "window": "YEAR"}}],
         }
 
@@ -91,10 +106,10 @@ class Administrator:
         return time.monotonic() - began
 
 
-async def measure(servers: list[Server], count: int) -> list[float]:
+async def measure(servers: list[Server], count: int, name: str) -> list[float]:
     """Make COUNT changes, half of them revocations, some at once. Returns how long each took, the fastest first."""
     channels = [grpc.aio.insecure_channel(server.address) for server in servers]
-    administrator = Administrator(servers, channels)
+    administrator = Administrator(servers, channels, name)
     numbers = iter(range(count))
     took: list[float] = []
 
@@ -118,31 +133,21 @@ def report(what: str, took: list[float]) -> tuple[float, float]:
     return p99, most
 
 
-async def test_changes_are_in_force_at_all_servers(serve: Serve, tmp_path: Path) -> None:
+async def test_changes_are_in_force_at_all_servers(fleet: Fleet) -> None:
     """Of many revocations and changes of plans, 99 % are within a second, and all within two."""
-    with ExitStack() as stack:
-        servers = await asyncio.to_thread(stack.enter_context, fleet(serve, tmp_path))
-        took = await measure(servers, CHANGES)
+    took = await measure(fleet.servers, CHANGES, "notified")
     p99, most = report("notified", took)
     assert len(took) == CHANGES
     assert p99 <= 1 * FACTOR
     assert most <= 2 * FACTOR
 
 
-async def test_changes_without_notifications(
-    serve: Serve, tmp_path: Path, migrated_database_url: Callable[[], str]
-) -> None:
+async def test_changes_without_notifications(fleet: Fleet) -> None:
     """With the channel of notifications cut, all are within five seconds."""
-    url = await asyncio.to_thread(migrated_database_url)
-    head, _, name = url.rpartition("/")
-    server, _, port = head.rpartition(":")
-    with SilentPostgres(int(port)) as silent, ExitStack() as stack:
-        through = f"{server}:{silent.port}/{name}?sslmode=disable"
-        opened = fleet(serve, tmp_path, database_url=url, decision_database_url=through)
-        servers = await asyncio.to_thread(stack.enter_context, opened)
-        took = await measure(servers, CUT_CHANGES)
+    fleet.proxy.silent = True
+    took = await measure(fleet.servers, CUT_CHANGES, "silent")
     _, most = report("not notified", took)
     assert len(took) == CUT_CHANGES
-    assert silent.dropped >= CUT_CHANGES
+    assert fleet.proxy.dropped >= CUT_CHANGES
     assert most <= 5 * min(FACTOR, 2)
     assert took[len(took) // 2] > 0.1, "they were notified"

@@ -13,6 +13,9 @@ from server.load import load
 
 StartOwn = Callable[..., Server]
 CLIENTS = 8
+PAUSE = 0.002 if FULL else 0.01
+"""Seconds between two calls of a client: in CI the processes that start have some of the processor too."""
+
 PAUSES = [0.25 * number for number in range(12)] if FULL else [1.0]
 """Seconds from SIGHUP until SIGTERM: the first process starts, serves, and those before it drain."""
 
@@ -25,7 +28,7 @@ async def test_no_call_fails(own_server: StartOwn, transport: str, pause: float)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     await asyncio.to_thread(server.close_channel)
     seen = set(psutil.Process(server.process.pid).children())
-    async with load(server.address, api_key, clients=CLIENTS) as state:
+    async with load(server.address, api_key, clients=CLIENTS, pause=PAUSE) as state:
         await state.settle(100)
         server.process.send_signal(signal.SIGHUP)
         await asyncio.sleep(pause)

@@ -19,7 +19,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import Rate
 StartOwn = Callable[..., Server]
 AWAY_SECONDS = 600.0 if FULL else 8.0
 KEYS = 20
-CLIENTS = 8
+CLIENTS = 8 if FULL else 2
 NOBODY = 1
 """A port that nobody listens on."""
 

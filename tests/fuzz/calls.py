@@ -57,8 +57,8 @@ _KEYS = [str(KEY), str(REVOKED), str(UNKNOWN), f"Bearer {KEY}", f"bearer  {REVOK
 _ENTRY_KEYS = ["a", "b", "path", "shared", "blocked", "api_key", "resource", "reservation_id"]
 _VALUES = ["x", "xy", "/orders/1", "", *_KEYS[:3]]
 
-_LARGE = 248
-"""A byte from which on a message is as large as it may be, or larger. Few are, which would take most of the time."""
+_LARGE = 250
+"""Twice this byte makes a message as large as it may be, or larger. Few are, which would take most of the time."""
 
 _GRANT_IDS = [f"{number:032x}" for number in range(8)]
 
@@ -163,6 +163,11 @@ def settle(data: bytes) -> None:
         assert code or reservation_id == made
 
 
+def _too_large(body: bytes, code: int) -> bool:
+    """Whether this refusal is that of a message over the bound."""
+    return code == Code.RESOURCE_EXHAUSTED and len(body) > MAX_MESSAGE
+
+
 def grant(data: bytes) -> None:
     """Whatever is asked for and returned, no more is granted than is wanted, and only to gateways."""
     choices = Choices(data)
@@ -172,7 +177,7 @@ def grant(data: bytes) -> None:
         is_gateway = choices.byte() < 250
         body = _message(choices, _grant)
         code, response = world().call(GRANT, frame(body), gateway=is_gateway)
-        assert code in ({Code.OK, Code.INVALID_ARGUMENT} if is_gateway else {7, Code.INVALID_ARGUMENT})
+        assert code in {Code.OK if is_gateway else 7, Code.INVALID_ARGUMENT} or _too_large(body, code)
         if not code:
             message, request = _same(response, GrantResponse), GrantRequest.FromString(body)
             assert message.granted <= request.wants
@@ -188,7 +193,7 @@ def stream_grants(data: bytes) -> None:
     is_gateway = choices.byte() < 250
     body = _message(choices, _stream_grant)
     code, response = world().call(STREAM_GRANTS, frame(body), gateway=is_gateway)
-    assert code in {Code.OK if is_gateway else 7, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED}
+    assert code in {Code.OK if is_gateway else 7, Code.INVALID_ARGUMENT} or _too_large(body, code)
     if not code:
         message, requests = _same(response, StreamGrantResponse), StreamGrantRequest.FromString(body).requests
         for result, request in zip(message.results, requests, strict=True):
@@ -250,6 +255,10 @@ def _message(choices: Choices, structured: object) -> bytes:
         at = choices.byte() % len(body)
         body = body[:at] + choices.blob(choices.byte() % 4) + body[at + choices.byte() % 4 :]
     return body * (choices.byte() % 3 + 1) if kind == 2 else body
+
+
+def _is_large(choices: Choices) -> bool:
+    return choices.byte() == _LARGE and choices.byte() == _LARGE
 
 
 def _rate_limit_request(choices: Choices) -> RateLimitRequest:
@@ -319,7 +328,7 @@ def _grant(choices: Choices) -> GrantRequest:
 
 
 def _stream_grant(choices: Choices) -> StreamGrantRequest:
-    count = choices.pick([64, 65]) if choices.byte() >= _LARGE else choices.pick([1, 2, 3, 0, 5, 8])
+    count = choices.pick([64, 65]) if _is_large(choices) else choices.pick([1, 2, 3, 0, 5, 8])
     requests = [_grant(choices) for _ in range(min(count, 4))]
     return StreamGrantRequest(requests=(requests * 17)[:count])
 
@@ -337,12 +346,13 @@ def _reports(choices: Choices) -> RateLimitQuotaUsageReports:
 
 
 def _batch(choices: Choices) -> BatchCheckLimitRequest:
-    count = choices.pick([256, 257]) if choices.byte() >= _LARGE else choices.pick([1, 2, 3, 0, 5, 8])
+    count = choices.pick([256, 257]) if _is_large(choices) else choices.pick([1, 2, 3, 0, 5, 8])
     checks = [_check(choices) for _ in range(min(count, 8))]
     return BatchCheckLimitRequest(checks=(checks * 33)[:count])
 
 
 _SEEDS = [bytes([kind, *[n] * 12]) for kind in (0, 1, 2, 3) for n in (0, 1, 2, 3, 129, 201, 255)]
+_FULL = bytes([0, 3, _LARGE, _LARGE])
 _RAW = RateLimitRequest(domain=DOMAIN, descriptors=[{"entries": [{"key": "a", "value": "1"}]}]).SerializeToString()
 
 TARGETS = [
@@ -351,7 +361,12 @@ TARGETS = [
     Target("authorize", authorize, _SEEDS, 1_024),
     Target("settle", settle, [bytes([n, 1, 1, at, 0, 0, n, n, 1, 5]) for n in (0, 1, 2) for at in (0, 3, 255)], 256),
     Target("grant", grant, [bytes([n, 0, 3, n, 0, 0, m, 0, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 2)], 512),
-    Target("stream_grants", stream_grants, [bytes([0, n, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 4)], 512),
+    Target(
+        "stream_grants",
+        stream_grants,
+        [bytes([0, n, m, *range(m * 9)]) for n in (0, 1) for m in (0, 1, 4)] + [_FULL],
+        512,
+    ),
     Target("report", report, _SEEDS, 1_024),
-    Target("check_limit", check_limit, [flag + seed for flag in (b"\0", b"\1") for seed in _SEEDS], 1_024),
+    Target("check_limit", check_limit, [flag + seed for flag in (b"\0", b"\1") for seed in _SEEDS] + [_FULL], 1_024),
 ]

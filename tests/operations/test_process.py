@@ -37,7 +37,8 @@ def servers(serve: Serve, store: EmbeddedValkey) -> Callable[[str], Server]:
 
     @cache
     def start(transport: str) -> Server:
-        return serve(transport, workers=2, redis_url=store.url, operations_listen=free_address())
+        listen = free_address()
+        return serve(transport, workers=2, redis_url=store.url, operations_listen=listen, drain_timeout=20)
 
     return start
 
@@ -123,22 +124,6 @@ def test_workers_that_hang_or_are_gone(server: Server) -> None:
 
 
 @both_transports
-async def test_sigterm(own_server: StartOwn, transport: str) -> None:
-    """From SIGTERM on a server is not ready, while calls that are open end; then the port is closed."""
-    server = await asyncio.to_thread(own_server, transport, operations_listen=free_address(), drain_timeout=20)
-    address = server.settings.operations_listen
-    _, api_key = await asyncio.to_thread(server.key, "wide")
-    async with open_stream(server, api_key) as stream:
-        server.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(wait_for, address, 503, "not ready: draining")
-        assert (await asyncio.to_thread(ask, address, "/healthz")).status == 200
-        await stream.finish()
-    assert await asyncio.to_thread(server.process.wait, START_SECONDS) == 0
-    with pytest.raises(ConnectionRefusedError):
-        ask(address, "/healthz")
-
-
-@both_transports
 def test_a_rolling_restart_is_not_noticed(servers: Callable[[str], Server], transport: str) -> None:
     """During SIGHUP, in which the operations process is replaced too, each probe is answered with `ready`."""
     server = servers(transport)
@@ -213,7 +198,7 @@ def test_many_slow_peers_do_not_keep_probes_out(server: Server) -> None:
 
 
 def test_a_bucket_store_that_is_gone(servers: Callable[[str], Server], store: EmbeddedValkey) -> None:
-    """It is named as one that refuses connections. The last test, since it ends the store of the others."""
+    """It is named as one that refuses connections. The last test of what needs the store, since it ends that."""
     store.stop()
     for transport in ("grpcio", "envoy"):
         wait_for(
@@ -221,3 +206,23 @@ def test_a_bucket_store_that_is_gone(servers: Callable[[str], Server], store: Em
             200,
             "degraded: redis refuses connections, calls are decided by",
         )
+
+
+@both_transports
+async def test_sigterm(servers: Callable[[str], Server], transport: str) -> None:
+    """From SIGTERM on a server is not ready, while calls that are open end; then the port is closed.
+
+    The last test, since it ends the servers of the others.
+    """
+    server = await asyncio.to_thread(servers, transport)
+    server.close_channel()
+    address = server.settings.operations_listen
+    _, api_key = await asyncio.to_thread(server.key, "wide")
+    async with open_stream(server, api_key) as stream:
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(wait_for, address, 503, "not ready: draining")
+        assert (await asyncio.to_thread(ask, address, "/healthz")).status == 200
+        await stream.finish()
+    assert await asyncio.to_thread(server.process.wait, START_SECONDS) == 0
+    with pytest.raises(ConnectionRefusedError):
+        ask(address, "/healthz")

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from fixtures.control_plane import BURST, ControlPlane, key_draft, plan_draft
+from fixtures.postgres import EMPTIES
 from ratelimit_service.decision.limit import Level
 from ratelimit_service.decision.ports import Change, ChangeKind, Changes, Gap, StoreUnavailable
 from ratelimit_service.decision.record import Override
@@ -335,6 +336,8 @@ async def test_a_session_that_hangs_is_replaced(feed: PostgresChangeFeed, databa
     with psycopg.connect(database_url, autocommit=True) as connection:
         ((session,),) = connection.execute(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND application_name <> %s",
+            (EMPTIES,),
         ).fetchall()
     os.kill(session, signal.SIGSTOP)
     try:

@@ -118,39 +118,6 @@ def test_what_is_open_is_a_line_for_each_port(server: Server) -> None:
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "envoy"])
-def test_a_restart_and_a_drain_lose_no_admin_call(own_server: StartOwn, transport: str) -> None:
-    """While the processes are replaced one by one calls on the admin port succeed, and calls by HTTP.
-
-    SIGTERM ends the server with 0.
-    """
-    server = own_server(transport, workers=2, admin_listen=free_address(), http_listen=free_address())
-    stop = Event()
-    failures: list[object] = []
-    done: list[list[str]] = []
-
-    def call() -> None:
-        with grpc.insecure_channel(server.settings.admin_listen) as channel:
-            while not stop.wait(0.05):
-                try:
-                    done.append(plans(channel, server))
-                    reply = call_by_http(server.settings.http_listen, CHECK, {"api_key": "rlk_live_x"})
-                    failures.extend([] if reply.status == 200 else [reply])
-                except (grpc.RpcError, OSError) as error:
-                    failures.append(error)
-
-    caller = Thread(target=call)
-    caller.start()
-    try:
-        server.process.send_signal(signal.SIGHUP)
-        server.wait_for_output("rolling restart done")
-    finally:
-        stop.set()
-        caller.join()
-    assert (failures, bool(done)) == ([], True)
-    assert server.stop() == 0
-
-
-@pytest.mark.parametrize("transport", ["grpcio", "envoy"])
 def test_with_tls_both_ports_serve_tls_alone(own_server: StartOwn, transport: str, tmp_path: Path) -> None:
     """The admin port has the certificate of the gRPC port, and no plain text."""
     authority = Authority(tmp_path)
@@ -193,3 +160,34 @@ def test_a_gateway_may_not_manage(server: Server, admin: grpc.Channel) -> None:
     gateway = (("authorization", f"Bearer {server.tokens[Role.GATEWAY]}"),)
     error = refusal(lambda: admin_grpc.KeyAdminServiceStub(admin).ManagePlan(LIST, metadata=gateway))
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_restart_and_a_drain_lose_no_admin_call(server: Server) -> None:
+    """While the processes are replaced one by one calls on the admin port succeed, and calls by HTTP.
+
+    SIGTERM ends the server with 0. The last test, since it ends that of the others.
+    """
+    stop = Event()
+    failures: list[object] = []
+    done: list[list[str]] = []
+
+    def call() -> None:
+        with grpc.insecure_channel(server.settings.admin_listen) as channel:
+            while not stop.wait(0.05):
+                try:
+                    done.append(plans(channel, server))
+                    reply = call_by_http(server.settings.http_listen, CHECK, {"api_key": "rlk_live_x"})
+                    failures.extend([] if reply.status == 200 else [reply])
+                except (grpc.RpcError, OSError) as error:
+                    failures.append(error)
+
+    caller = Thread(target=call)
+    caller.start()
+    try:
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_output("rolling restart done")
+    finally:
+        stop.set()
+        caller.join()
+    assert (failures, bool(done)) == ([], True)
+    assert server.stop() == 0

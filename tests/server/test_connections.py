@@ -13,7 +13,7 @@ from h2.connection import H2Connection
 
 from attacks import frames
 from attacks.connection import Connection, data, open_call, window
-from fixtures.served import Server
+from fixtures.served import Serve, Server
 from ratelimit_service._gen.ratelimit.v1 import rate_limit_service_pb2 as pb2
 from server.load import load
 from transport.conformance.call import STREAM
@@ -65,31 +65,14 @@ async def test_old_connections_are_closed_gracefully(own_server: StartOwn, trans
     assert not state.failures
 
 
-def test_a_gateway_that_abandons_its_calls_is_not_cut_off(own_server: StartOwn) -> None:
-    """With Envoy, 5,000 calls that are reset as soon as they are made leave the connection usable for the next."""
-    server = own_server("envoy")
-    _, api_key = server.key("wide")
-    message = prefixed(pb2.CheckLimitRequest(api_key=api_key).SerializeToString())
-    connection = H2Connection(CONFIGURATION)
-    connection.initiate_connection()
-    host, port = server.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as wire:
-        for stream in range(1, 10_001, 2):
-            while connection.outbound_flow_control_window < 2 * len(message):
-                wire.sendall(connection.data_to_send())
-                connection.receive_data(wire.recv(65_536))  # more room
-            connection.send_headers(stream, list(HEADERS.items()))
-            connection.send_data(stream, message, end_stream=True)
-            connection.reset_stream(stream)
-        connection.send_headers(10_001, list(HEADERS.items()))
-        connection.send_data(10_001, message, end_stream=True)
-        wire.sendall(connection.data_to_send())
-        assert read_answer(wire, connection, 10_001).code == 0
+@pytest.fixture(scope="module")
+def server(serve: Serve) -> Server:
+    """One behind the transport envoy, for callers that it is to live with."""
+    return serve("envoy")
 
 
-def test_a_caller_that_does_not_read_is_not_read_either(own_server: StartOwn) -> None:
+def test_a_caller_that_does_not_read_is_not_read_either(server: Server) -> None:
     """On the transport envoy, a stream with unread answers stops being read, long before it fills the memory."""
-    server = own_server("envoy")
     _, api_key = server.key("wide")
     message = prefixed(
         pb2.StreamCheckLimitRequest(check={"api_key": api_key, "resource": "r" * 200}).SerializeToString()
@@ -116,9 +99,8 @@ def test_a_caller_that_does_not_read_is_not_read_either(own_server: StartOwn) ->
         grpc.channel_ready_future(channel).result(5)
 
 
-def test_a_caller_that_reads_late_gets_every_answer(own_server: StartOwn) -> None:
+def test_a_caller_that_reads_late_gets_every_answer(server: Server) -> None:
     """On the transport envoy, thousands of answers wait for a caller of streams that does not read for a while."""
-    server = own_server("envoy")
     large, small = (
         frames.message(pb2.StreamCheckLimitRequest(check={"api_key": api_key}).SerializeToString())
         for api_key in (server.key("wide")[1], "unknown")
@@ -145,9 +127,8 @@ def test_a_caller_that_reads_late_gets_every_answer(own_server: StartOwn) -> Non
     assert [_messages(answers[stream]) for stream in streams] == [at_once + one_by_one] * len(streams)
 
 
-def test_a_caller_who_opens_the_windows_for_each_answer_is_not_cut_off(own_server: StartOwn) -> None:
+def test_a_caller_who_opens_the_windows_for_each_answer_is_not_cut_off(server: Server) -> None:
     """On the transport envoy, two WINDOW_UPDATE for each answer are in order, however few frames the answers fill."""
-    server = own_server("envoy")
     check = frames.message(pb2.StreamCheckLimitRequest(check={"api_key": "unknown"}).SerializeToString())
     checks = 1_000
     with Connection(server.address) as connection:
@@ -163,6 +144,27 @@ def test_a_caller_who_opens_the_windows_for_each_answer_is_not_cut_off(own_serve
         assert connection.wait_ended(1, 10)
         assert connection.goaway is None
     assert _messages(answers) == 2 * checks
+
+
+def test_a_gateway_that_abandons_its_calls_is_not_cut_off(server: Server) -> None:
+    """With Envoy, 5,000 calls that are reset as soon as they are made leave the connection usable for the next."""
+    _, api_key = server.key("wide")
+    message = prefixed(pb2.CheckLimitRequest(api_key=api_key).SerializeToString())
+    connection = H2Connection(CONFIGURATION)
+    connection.initiate_connection()
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as wire:
+        for stream in range(1, 10_001, 2):
+            while connection.outbound_flow_control_window < 2 * len(message):
+                wire.sendall(connection.data_to_send())
+                connection.receive_data(wire.recv(65_536))  # more room
+            connection.send_headers(stream, list(HEADERS.items()))
+            connection.send_data(stream, message, end_stream=True)
+            connection.reset_stream(stream)
+        connection.send_headers(10_001, list(HEADERS.items()))
+        connection.send_data(10_001, message, end_stream=True)
+        wire.sendall(connection.data_to_send())
+        assert read_answer(wire, connection, 10_001).code == 0
 
 
 def _messages(body: bytes) -> int:

@@ -6,13 +6,14 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from functools import cache
 
 import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fixtures.served import Server
+from fixtures.served import Serve, Server
 from server.load import load
 from server.streams import open_stream
 
@@ -25,10 +26,16 @@ async def start(own_server: StartOwn, transport: str, **changes: object) -> Serv
     return await asyncio.to_thread(own_server, transport, **changes)
 
 
+@pytest.fixture(scope="module")
+def servers(serve: Serve) -> StartOwn:
+    """The server of a transport, with two workers, for the tests up to that which ends it."""
+    return cache(lambda transport: serve(transport, workers=2, drain_timeout=5))
+
+
 @both_transports
-async def test_a_killed_worker_is_back_within_two_seconds(own_server: StartOwn, transport: str) -> None:
+async def test_a_killed_worker_is_back_within_two_seconds(servers: StartOwn, transport: str) -> None:
     """Two workers under load, one killed: only calls on its connections fail, and two seconds later there are two."""
-    server = await start(own_server, transport, workers=2)
+    server = await start(servers, transport)
     _, api_key = await asyncio.to_thread(server.key, "wide")
     async with load(server.address, api_key, clients=8) as state:
         await state.settle(200)
@@ -58,9 +65,10 @@ def _serving(server: Server, without: int) -> list[str]:
 
 
 @both_transports
-async def test_a_rolling_restart_fails_no_call(own_server: StartOwn, transport: str) -> None:
+async def test_a_rolling_restart_fails_no_call(servers: StartOwn, transport: str) -> None:
     """SIGHUP replaces every process under a hundred calls a second, and not one of them fails."""
-    server = await start(own_server, transport, workers=2, drain_timeout=5)
+    server = await start(servers, transport)
+    server.close_channel()  # which was to a process that may have been killed
     _, api_key = await asyncio.to_thread(server.key, "wide")
     before = {process.pid for process in psutil.Process(server.process.pid).children()}
     async with load(server.address, api_key, clients=6, pause=0.05) as state:
@@ -76,9 +84,10 @@ async def test_a_rolling_restart_fails_no_call(own_server: StartOwn, transport: 
 
 
 @both_transports
-async def test_sigterm_lets_calls_end(own_server: StartOwn, transport: str) -> None:
+async def test_sigterm_lets_calls_end(servers: StartOwn, transport: str) -> None:
     """A stream that is open when SIGTERM comes gets an answer to every check, and the exit code is 0."""
-    server = await start(own_server, transport, workers=2, drain_timeout=5)
+    server = await start(servers, transport)
+    server.close_channel()
     _, api_key = await asyncio.to_thread(server.key, "wide")
     async with open_stream(server, api_key) as stream:
         await stream.send(500)
@@ -106,7 +115,11 @@ async def test_sigterm_is_not_delayed_by_idle_callers(own_server: StartOwn) -> N
 
 @both_transports
 def test_no_process_outlives_a_killed_supervisor(own_server: StartOwn, transport: str) -> None:
-    """SIGKILL of the supervisor ends every process that it started, and the port is free for the next server."""
+    """SIGKILL of the supervisor ends every process that it started, and the port is free for the next server.
+
+    That one drains by Ctrl-C as by SIGTERM: no process is in the terminal's group, so that SIGINT reaches the
+    supervisor alone.
+    """
     server = own_server(transport, workers=2)
     children = psutil.Process(server.process.pid).children(recursive=True)
     assert len(children) >= 2
@@ -116,15 +129,9 @@ def test_no_process_outlives_a_killed_supervisor(own_server: StartOwn, transport
     assert not alive
     again = own_server(transport, listen=server.address)
     assert again.key()
-
-
-@both_transports
-def test_ctrl_c_reaches_the_supervisor_alone(own_server: StartOwn, transport: str) -> None:
-    """No process is in the terminal's group, so that SIGINT to the group drains like SIGTERM does."""
-    server = own_server(transport)
-    group = os.getpgid(server.process.pid)
-    assert all(os.getpgid(child.pid) != group for child in psutil.Process(server.process.pid).children())
-    assert server.stop(signal.SIGINT) == 0
+    group = os.getpgid(again.process.pid)
+    assert all(os.getpgid(child.pid) != group for child in psutil.Process(again.process.pid).children())
+    assert again.stop(signal.SIGINT) == 0
 
 
 async def test_health_watchers_see_a_drain_but_no_restart(own_server: StartOwn) -> None:

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -116,7 +117,7 @@ func consumer(t *testing.T) string {
 	const module = "module github.com/ratelimit-service/clients/go"
 	goMod := strings.Replace(read("go.mod"), module, "module example.com/gateway", 1) +
 		"\nrequire github.com/ratelimit-service/clients/go v0.0.0\n" +
-		"\nreplace github.com/ratelimit-service/clients/go => " + client + "\n"
+		"\nreplace github.com/ratelimit-service/clients/go => " + strconv.Quote(client) + "\n"
 	folder := t.TempDir()
 	for name, text := range map[string]string{
 		"go.mod": goMod, "go.sum": read("go.sum"), "main.go": strings.Replace(program, "LINES", fence[1], 1),

@@ -23,6 +23,8 @@ const (
 	reportTime = 5 * time.Second
 	// backwardTime is for which calls are checked one by one that units cannot be asked for.
 	backwardTime = 10 * time.Second
+	// grantShare is the part of what a limit has left that one grant has at most.
+	grantShare = 4
 	// margin is before units expire that more are asked for, apart from round trips.
 	margin = 2 * time.Millisecond
 	// maxCredential and maxResource are the bytes of texts that units are asked for.
@@ -95,18 +97,26 @@ func newGrantBook(client *Client) *grantBook {
 	return book
 }
 
-// spend decides a call by a unit that is held, or a denial that is known, without a lock. It returns false for all others.
+// spend decides a call by a unit that is held, or a denial that is known, without a lock. It returns false for all others, whose
+// decision is of no use.
 func (b *grantBook) spend(request *CheckRequest, decision *Decision) bool {
 	key := b.keys.find(request)
 	if key == nil {
 		return false
 	}
-	line := key.lines.Load().find(request.Resource, request.Cost)
+	line := key.findLine(request.Resource, request.Cost)
 	if line == nil {
 		return false
 	}
 	pool := line.pool.Load()
 	if held := pool.held.Load(); held != nil {
+		// With many keys none of this is in the cache of the core, and a counter that changes has all that is read after it wait. So
+		// all of it is read before, at the same time.
+		_ = line.allowed.Load()
+		if held.left.Load() <= 0 {
+			return false
+		}
+		*decision = held.decision
 		left := held.left.Add(-1)
 		if left < 0 {
 			return false
@@ -116,7 +126,6 @@ func (b *grantBook) spend(request *CheckRequest, decision *Decision) bool {
 			return false
 		}
 		line.allowed.Add(1)
-		*decision = held.decision
 		if left == held.reserve {
 			b.runsLow(key, pool, held)
 		}
@@ -185,7 +194,7 @@ func (b *grantBook) begin(key *grantKey, request *CheckRequest, now time.Duratio
 	if key.isGone || wasQuiet || int64(now) < b.allCheckedUntil.Load() {
 		return Decision{}, nil, alone
 	}
-	line := key.lines.Load().find(request.Resource, request.Cost)
+	line := key.findLine(request.Resource, request.Cost)
 	if line == nil && isSound(request) {
 		line = key.lineOf(request.Resource, request.Cost)
 	}
@@ -200,7 +209,7 @@ func (b *grantBook) begin(key *grantKey, request *CheckRequest, now time.Duratio
 		b.sendNext(key, now)
 		return decision, nil, atOnce
 	}
-	waits := &waiter{line: line, outcome: make(chan outcome, 1)}
+	waits := &waiter{line: line, began: now, outcome: make(chan outcome, 1)}
 	key.waiters = append(key.waiters, waits)
 	b.sendNext(key, now)
 	return Decision{}, waits, afterWaiting
@@ -217,10 +226,10 @@ func (b *grantBook) await(ctx context.Context, key *grantKey, waits *waiter) (De
 		key.abandon(waits)
 		return Decision{}, afterWaiting, ctx.Err()
 	case <-timer.C:
-		if key.abandon(waits) {
-			return Decision{}, afterWaiting, &Error{Code: codes.DeadlineExceeded, Message: "no units were granted in time"}
+		result, isEnded := key.endWait(waits)
+		if !isEnded {
+			result = <-waits.outcome
 		}
-		result := <-waits.outcome
 		return result.decision, result.how, result.err
 	}
 }
@@ -271,6 +280,7 @@ func (b *grantBook) withdrawn(keyID string) {
 		key.denial.Store(nil)
 		for _, pool := range key.pools {
 			pool.denial.Store(nil)
+			pool.short = nil
 			pool.checkedUntil = 0
 		}
 		key.release(now)
@@ -315,24 +325,28 @@ func (b *grantBook) add(inFlight *inFlight, response *ratelimitv1.GrantResponse,
 	more := &units{
 		decision: decision, grantID: inFlight.request.GrantId, size: int64(response.Granted), expires: inFlight.began + ttl,
 	}
-	missing := int64(inFlight.request.Wants) - more.size
-	isShort := missing > 0 && decision.Remaining/int64(pool.cost) < missing
+	missing, left := int64(inFlight.request.Wants)-more.size, decision.Remaining/int64(pool.cost)
+	isShort := missing > 0 && left < missing
 	pool.horizon = ttl / 2
 	key.ended.Granted += uint64(more.size)
 	key.denial.Store(nil)
 	pool.denial.Store(nil)
+	pool.short = nil
 	pool.checkedUntil = 0
 	pool.add(more, isShort, time.Duration(b.roundTrip.Load()), now)
 	if more.expires <= now { // the network takes longer than units last
 		pool.checkedUntil = now + time.Second
 	}
-	if !isShort {
+	if missing <= left/grantShare { // the next grant has them
 		return
 	}
 	wait := untilOne(&decision)
 	denied := overLimit(decision, wait)
-	left := decision.Remaining / int64(pool.cost)
-	b.refuse(inFlight, pool, &denial{decision: denied, at: now}, left, now)
+	pool.short = &denial{decision: denied, at: now}
+	if !isShort {
+		return
+	}
+	b.refuse(inFlight, pool, pool.short, left, now)
 	switch {
 	case left <= 0:
 		b.deny(key, pool, denied, now, wait)
@@ -466,7 +480,7 @@ func (b *grantBook) sendNext(key *grantKey, now time.Duration) {
 	if b.closed.Load() || now-key.silentSince >= reportTime {
 		key.collect()
 	}
-	if now >= key.returnAt && (len(key.spent) > 0 || key.hasReturns()) {
+	if now >= key.returnAt && (len(key.spent) > 0 || key.hasReturns(now)) {
 		b.ask(key, nil, now)
 	}
 }
@@ -519,7 +533,9 @@ func (b *grantBook) isIdle(key *grantKey, due, now time.Duration) bool {
 }
 
 // beforeExpiry is how long before units expire more are asked for.
-func (b *grantBook) beforeExpiry() time.Duration { return 2*time.Duration(b.roundTrip.Load()) + margin }
+func (b *grantBook) beforeExpiry() time.Duration {
+	return 2*time.Duration(b.roundTrip.Load()) + linger + keeperTick + margin
+}
 
 func (b *grantBook) scheduleCheck(key *grantKey, now time.Duration) {
 	if key.isGone {
@@ -533,7 +549,7 @@ func (b *grantBook) scheduleCheck(key *grantKey, now time.Duration) {
 	}
 	if key.isEmpty() && key.inFlight == nil {
 		due = min(due, max(key.silentSince+reportTime, now+time.Second))
-		if key.hasReturns() {
+		if key.hasReturns(now) {
 			due = max(key.returnAt, now+margin)
 		}
 	}

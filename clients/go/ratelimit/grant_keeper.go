@@ -1,16 +1,21 @@
 package ratelimit
 
 import (
-	"container/heap"
+	"math"
 	"sync"
 	"time"
 )
 
-// maxNap is how long the keeper sleeps at most while something is due: the clock may be another one than that of timers.
-const maxNap = 100 * time.Millisecond
-
-// reportEvery is how often metrics get what has changed.
-const reportEvery = time.Second
+const (
+	// maxNap is how long the keeper sleeps at most while something is due: the clock may be another one than that of timers.
+	maxNap = 100 * time.Millisecond
+	// reportEvery is how often metrics get what has changed.
+	reportEvery = time.Second
+	// keeperTick is by how much keys are examined late at most, so that the keeper wakes once for all that are due in it.
+	keeperTick = time.Millisecond
+	// keeperSlots is the ticks ahead for which there is a slot. A power of two.
+	keeperSlots = 1024
+)
 
 // grantKeeper examines keys when they are due, in one goroutine, and reports to the metrics.
 type grantKeeper struct {
@@ -19,25 +24,39 @@ type grantKeeper struct {
 	report func()
 
 	mutex sync.Mutex
-	due   dueKeys
+	// slots is the keys that are due, by the tick at the end of which they are; those that are due later than all slots are in the last.
+	slots [keeperSlots][]dueKey
+	// count is the keys in all slots, with those that are due at another time since.
+	count int
+	// tick is the last one whose keys were examined, and napUntil the one for which the keeper sleeps.
+	tick, napUntil int64
 	// wake has the keeper examine what is due first.
 	wake    chan struct{}
 	ending  chan struct{}
 	stopped chan struct{}
 }
 
+// dueKey is a key that is to be examined at a time.
+type dueKey struct {
+	due time.Duration
+	key *grantKey
+}
+
 func newGrantKeeper(now func() time.Duration, check func(key *grantKey, due, now time.Duration), report func()) *grantKeeper {
 	return &grantKeeper{
-		now: now, check: check, report: report,
+		now: now, check: check, report: report, napUntil: math.MaxInt64, tick: int64(now() / keeperTick),
 		wake: make(chan struct{}, 1), ending: make(chan struct{}), stopped: make(chan struct{}),
 	}
 }
 
-// schedule has the keeper examine a key at that time.
+// schedule has the keeper examine a key at that time, or up to a tick later.
 func (k *grantKeeper) schedule(key *grantKey, due time.Duration) {
 	k.mutex.Lock()
-	heap.Push(&k.due, dueKey{due, key})
-	isFirst := k.due[0].due == due
+	tick := k.put(dueKey{due, key})
+	isFirst := tick < k.napUntil
+	if isFirst {
+		k.napUntil = tick
+	}
 	k.mutex.Unlock()
 	if isFirst {
 		select {
@@ -45,6 +64,19 @@ func (k *grantKeeper) schedule(key *grantKey, due time.Duration) {
 		default:
 		}
 	}
+}
+
+// put returns the tick of the slot of a key.
+func (k *grantKeeper) put(one dueKey) int64 {
+	if k.count == 0 { // nothing was due for so long
+		k.tick = max(k.tick, int64(k.now()/keeperTick))
+	}
+	tick := int64((one.due + keeperTick - 1) / keeperTick)
+	tick = min(max(tick, k.tick+1), k.tick+keeperSlots-1)
+	slot := &k.slots[tick%keeperSlots]
+	*slot = append(*slot, one)
+	k.count++
+	return tick
 }
 
 // run is the goroutine, until stop.
@@ -76,41 +108,43 @@ func (k *grantKeeper) stop() {
 	<-k.stopped
 }
 
-// checkDue examines all keys that are due, and returns when the next one is.
+// checkDue examines all keys that are due, and returns when the next one may be.
 func (k *grantKeeper) checkDue() (next time.Duration, some bool) {
 	for {
 		k.mutex.Lock()
 		now := k.now()
-		if len(k.due) == 0 || k.due[0].due > now {
-			if len(k.due) > 0 {
-				next, some = k.due[0].due, true
-			}
-			k.mutex.Unlock()
-			return next, some
-		}
-		first := heap.Pop(&k.due).(dueKey)
+		due, ends := k.nextSlot(int64(now / keeperTick))
 		k.mutex.Unlock()
-		k.check(first.key, first.due, now)
+		if due == nil {
+			return time.Duration(ends) * keeperTick, ends < math.MaxInt64
+		}
+		for _, one := range due {
+			if one.due <= now {
+				k.check(one.key, one.due, now)
+				continue
+			}
+			k.schedule(one.key, one.due) // it is due later than any slot was
+		}
 	}
 }
 
-type dueKey struct {
-	due time.Duration
-	key *grantKey
-}
-
-// dueKeys is a heap.
-type dueKeys []dueKey
-
-func (d dueKeys) Len() int           { return len(d) }
-func (d dueKeys) Less(i, j int) bool { return d[i].due < d[j].due }
-func (d dueKeys) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
-func (d *dueKeys) Push(one any)      { *d = append(*d, one.(dueKey)) }
-
-func (d *dueKeys) Pop() any {
-	last := len(*d) - 1
-	one := (*d)[last]
-	(*d)[last] = dueKey{}
-	*d = (*d)[:last]
-	return one
+// nextSlot takes the keys of the next slot that has some, if it is not after that tick. Otherwise it returns nil, and the tick of that
+// slot, for which the keeper is to sleep: math.MaxInt64 if there is none.
+func (k *grantKeeper) nextSlot(now int64) (due []dueKey, tick int64) {
+	k.napUntil = math.MaxInt64
+	if k.count == 0 {
+		k.tick = max(k.tick, now)
+		return nil, math.MaxInt64
+	}
+	for tick = k.tick + 1; len(k.slots[tick%keeperSlots]) == 0; tick++ {
+	}
+	if tick > now {
+		k.tick, k.napUntil = max(k.tick, now), tick
+		return nil, tick
+	}
+	slot := &k.slots[tick%keeperSlots]
+	due, *slot = *slot, nil
+	k.count -= len(due)
+	k.tick = tick
+	return due, tick
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	ratelimitv1 "github.com/ratelimit-service/clients/go/ratelimit/v1"
@@ -47,7 +48,9 @@ type inFlight struct {
 type waiter struct {
 	line *line
 	// sent is the request under way when it began to wait, or the next one: the one that fails it.
-	sent    *inFlight
+	sent *inFlight
+	// began is when it began to wait.
+	began   time.Duration
 	outcome chan outcome
 }
 
@@ -73,13 +76,23 @@ func (r *grantReturn) saysNothing() bool {
 
 // grantKey is one key of which a client holds units. What is no atomic is guarded by the mutex, but for what never changes: the
 // credential and its hash.
+//
+// What each call reads comes first, and the line and the pool of a key that has one of each are part of it: what is apart takes as long
+// to read as all of the rest, with more keys than a core's cache has room for.
 type grantKey struct {
-	book       *grantBook
+	hash       uint64
 	credential string
 	byID       bool
-	hash       uint64
 	// next is the key after it in its chain of the index.
-	next  atomic.Pointer[grantKey]
+	next atomic.Pointer[grantKey]
+	// first is the line that was made first, which most calls are of. Nil if there is none.
+	first atomic.Pointer[line]
+	// ownLine, ownPool and ownCount are the first that were made. They are used once.
+	ownLine  line
+	ownPool  pool
+	ownCount callCount
+
+	book  *grantBook
 	lines atomic.Pointer[lineSet]
 	// denial is that of all calls of the key, once it was one.
 	denial atomic.Pointer[denial]
@@ -147,17 +160,17 @@ func (k *grantKey) isEmpty() bool {
 
 // isUnused is whether nothing is held, asked for, or to be reported.
 func (k *grantKey) isUnused() bool {
-	if k.isGone || k.inFlight != nil || len(k.waiters) > 0 || !k.isEmpty() || k.hasReturns() {
+	if k.isGone || k.inFlight != nil || len(k.waiters) > 0 || !k.isEmpty() || k.hasReturns(k.book.now()) {
 		return false
 	}
 	k.collect()
 	return len(k.spent) == 0
 }
 
-// hasReturns is whether there are units to be returned.
-func (k *grantKey) hasReturns() bool {
+// hasReturns is whether there are units to be returned, or calls to be reported with them, that are not too old for it.
+func (k *grantKey) hasReturns(now time.Duration) bool {
 	for _, each := range k.returns {
-		if each.message.Unused > 0 {
+		if !each.saysNothing() && each.endedAt+tooOld >= now {
 			return true
 		}
 	}
@@ -169,7 +182,16 @@ func (k *grantKey) leave() {
 	k.isGone = true
 	k.book.names.remove(k)
 	k.book.lines.Add(-int64(k.lines.Load().size()))
+	k.first.Store(nil)
 	k.lines.Store(noLines)
+}
+
+// findLine is the line of such calls. Nil if there is none.
+func (k *grantKey) findLine(resource string, cost uint64) *line {
+	if first := k.first.Load(); first != nil && first.cost == cost && first.resource == resource {
+		return first
+	}
+	return k.lines.Load().find(resource, cost)
 }
 
 // quiet is for how long it was not called.
@@ -195,6 +217,7 @@ func (k *grantKey) lineOf(resource string, cost uint64) *line {
 		lines.all(func(one *line) { k.retired = append(k.retired, one) })
 		k.book.lines.Add(-int64(lines.size()))
 		lines = noLines
+		k.first.Store(nil)
 		k.lines.Store(lines)
 	}
 	if k.book.lines.Load() >= maxLines {
@@ -204,8 +227,15 @@ func (k *grantKey) lineOf(resource string, cost uint64) *line {
 	if pool == nil {
 		return nil
 	}
-	more := &line{resource: resource, cost: cost}
+	more, count := &k.ownLine, &k.ownCount
+	if more.cost != 0 {
+		more, count = &line{}, &callCount{}
+	}
+	more.resource, more.cost, more.allowed = resource, cost, count
 	more.pool.Store(pool)
+	if lines.size() == 0 {
+		k.first.Store(more)
+	}
 	k.lines.Store(lines.with(more))
 	k.book.lines.Add(1)
 	return more
@@ -221,7 +251,11 @@ func (k *grantKey) poolFor(resource string, cost uint64) *pool {
 	if len(k.pools) >= maxPools {
 		return nil
 	}
-	more := &pool{cost: cost, resource: resource}
+	more := &k.ownPool
+	if more.cost != 0 {
+		more = &pool{}
+	}
+	more.cost, more.resource = cost, resource
 	k.pools = append(k.pools, more)
 	return more
 }
@@ -454,16 +488,30 @@ func (k *grantKey) resolve(decide func(*waiter) (outcome, bool)) {
 	}
 }
 
-// abandon has a call wait no more. It returns whether it was still waiting.
-func (k *grantKey) abandon(waits *waiter) bool {
+// abandon has a call wait no more.
+func (k *grantKey) abandon(waits *waiter) {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	if i := slices.Index(k.waiters, waits); i >= 0 {
+		k.waiters = slices.Delete(k.waiters, i, i+1)
+	}
+}
+
+// endWait has a call wait no more that has waited for too long. It is denied if a limit had too few units left while it waited,
+// and fails otherwise. False if it waits no more.
+func (k *grantKey) endWait(waits *waiter) (outcome, bool) {
 	k.mutex.Lock()
 	defer k.mutex.Unlock()
 	i := slices.Index(k.waiters, waits)
 	if i < 0 {
-		return false
+		return outcome{}, false
 	}
 	k.waiters = slices.Delete(k.waiters, i, i+1)
-	return true
+	if short := waits.line.pool.Load().short; short != nil && short.at >= waits.began {
+		k.refused++
+		return outcome{decision: k.deny(waits.line, short, short.at, OriginService), how: afterWaiting}, true
+	}
+	return outcome{err: &Error{Code: codes.DeadlineExceeded, Message: "no units were granted in time"}, how: afterWaiting}, true
 }
 
 // needs is the pool that units are to be asked for next. Nil if there is none.

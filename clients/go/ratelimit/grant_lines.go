@@ -22,13 +22,17 @@ type line struct {
 	pool     atomic.Pointer[pool]
 	// denials are those by the limit that denies calls now.
 	denials atomic.Pointer[denialCount]
-	// reported is the allowed calls that were reported so far. Guarded by the mutex of the key.
-	reported uint64
-
-	_ [64]byte
 	// allowed is the calls that were allowed so far.
-	allowed atomic.Uint64
-	_       [56]byte
+	allowed *callCount
+	// reported is those of them that were reported so far. Guarded by the mutex of the key.
+	reported uint64
+}
+
+// callCount has a cache line of its own: it changes with each call, and what is read by each call does not.
+type callCount struct {
+	_ [64]byte
+	atomic.Uint64
+	_ [56]byte
 }
 
 // denialCount is the calls that one limit has denied.

@@ -18,8 +18,11 @@ const (
 	// maxBatch is the requests that one message has at most, and maxBatchBytes about how large it is.
 	maxBatch      = 64
 	maxBatchBytes = 48 * 1024
-	// linger is how long a request that no call waits for is held back, so that one message has more of them.
-	linger = time.Millisecond
+	// linger is how long a request that no call waits for is held back at most, so that one message has more of them: a small part of
+	// the time for which it asks ahead. urgentLinger is that of one that a call waits for, while there are messages that the service has
+	// not responded to: it takes those of a stream one after the other.
+	linger       = 4 * time.Millisecond
+	urgentLinger = time.Millisecond
 	// reopenAfter is when a stream that broke is opened again, and withoutStream if the service has none.
 	reopenAfter   = time.Second
 	withoutStream = time.Minute
@@ -38,8 +41,8 @@ type grantStream struct {
 	mutex  sync.Mutex
 	outbox []*inFlight
 	bytes  int
-	// firstAt is since when there is something in the outbox.
-	firstAt time.Time
+	// dueAt is when the outbox is to be sent at the latest. Unknown while it is empty.
+	dueAt time.Time
 	// isUrgent is whether a call waits for something in it.
 	isUrgent bool
 	// open is nil if there is no stream.
@@ -73,25 +76,43 @@ func (g *grantStream) add(one *inFlight) {
 		go g.sender.completed(one, nil, context.Canceled)
 		return
 	}
-	if len(g.outbox) == 0 {
-		g.firstAt = time.Now()
+	due := time.Now().Add(one.linger())
+	isFirst := len(g.outbox) == 0 || due.Before(g.dueAt)
+	if isFirst {
+		g.dueAt = due
 	}
 	g.outbox = append(g.outbox, one)
 	g.bytes += one.bytes
 	g.isUrgent = g.isUrgent || one.isUrgent
-	wakes := len(g.outbox) == 1 || g.isDue()
+	wakes := isFirst || g.isDue()
 	g.mutex.Unlock()
 	if wakes {
-		select {
-		case g.wake <- struct{}{}:
-		default:
-		}
+		g.awake()
 	}
+}
+
+// awake has run examine the outbox.
+func (g *grantStream) awake() {
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// linger is how long a request may be held back.
+func (f *inFlight) linger() time.Duration {
+	switch {
+	case f.isUrgent:
+		return urgentLinger
+	case f.pool == nil:
+		return linger
+	}
+	return min(f.pool.horizon/64, linger)
 }
 
 // isDue is whether the outbox is to be sent without waiting for more.
 func (g *grantStream) isDue() bool {
-	return g.isUrgent || len(g.outbox) >= maxBatch || g.bytes >= maxBatchBytes
+	return g.isUrgent && (g.open == nil || len(g.open.pending) == 0) || len(g.outbox) >= maxBatch || g.bytes >= maxBatchBytes
 }
 
 // run sends what is due, until the sender is closed.
@@ -130,7 +151,7 @@ func (g *grantStream) next() (batch []*inFlight, wait time.Duration) {
 	if len(g.outbox) == 0 {
 		return nil, time.Hour
 	}
-	if wait = linger - time.Since(g.firstAt); wait > 0 && !g.isDue() {
+	if wait = time.Until(g.dueAt); wait > 0 && !g.isDue() {
 		return nil, wait
 	}
 	bytes := 0
@@ -142,7 +163,7 @@ func (g *grantStream) next() (batch []*inFlight, wait time.Duration) {
 		batch = append(batch, one)
 	}
 	g.outbox = slices.Clone(g.outbox[len(batch):])
-	g.bytes, g.isUrgent = 0, len(g.outbox) > 0 // what is left is sent at once
+	g.bytes, g.isUrgent, g.dueAt = 0, false, time.Time{} // what is left is sent at once
 	return batch, 0
 }
 
@@ -219,7 +240,11 @@ func (g *grantStream) results(open *openStream, results []*ratelimitv1.GrantResu
 	}
 	first := open.pending[0]
 	open.pending = open.pending[1:]
+	wakes := g.isUrgent && len(open.pending) == 0
 	g.mutex.Unlock()
+	if wakes {
+		g.awake()
+	}
 	first.timer.Stop()
 	for i, one := range first.allInFlight {
 		g.sender.take(one, results[i])

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -631,6 +632,92 @@ func TestCallsThatGiveUp(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		if allowed, _ := service.calls(t, 1, "r"); allowed != 1 {
 			t.Error("the unit was not spent")
+		}
+	})
+}
+
+// Calls that have waited for too long are denied, not failed, if the service had fewer units than were wanted meanwhile: one that
+// fails open would let them pass beyond the limit.
+func TestCallsThatWaitForALimitAreDeniedInTime(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		few := func(left int64) *ratelimitv1.GrantResponse {
+			response := granted(1, "")
+			response.Decision.Remaining = left
+			return response
+		}
+		service := ask(t, few(20), few(20), few(20))
+		service.takes = 20 * time.Millisecond
+		var allowed, denied, failed int
+		var mutex sync.Mutex
+		var calls sync.WaitGroup
+		for range 10 {
+			calls.Go(func() {
+				decision, _, err := service.call("r")
+				mutex.Lock()
+				defer mutex.Unlock()
+				switch {
+				case err != nil:
+					failed++
+				case decision.Allowed:
+					allowed++
+				case decision.Reason == ReasonOverLimit && decision.Limit == "burst" && *decision.RetryAfter == 50*time.Millisecond:
+					denied++
+				}
+			})
+		}
+		calls.Wait()
+		if allowed != 2 || denied != 8 || failed != 0 {
+			t.Errorf("%d were allowed, %d denied, and %d failed", allowed, denied, failed)
+		}
+		time.Sleep(time.Second)
+		service.seen()
+		service.takes = 70 * time.Millisecond
+		var failure *Error
+		service.book.withdrawn("id")
+		if _, _, err := service.call("r"); !errors.As(err, &failure) || failure.Code != codes.DeadlineExceeded {
+			t.Errorf("got %v without a response", err)
+		}
+	})
+}
+
+// A limit that has enough left denies none of them: the service was too slow.
+func TestCallsThatWaitForTheServiceFail(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		service := ask(t, granted(1, ""), granted(1, ""), granted(1, ""))
+		service.takes = 20 * time.Millisecond
+		var failed atomic.Int64
+		var calls sync.WaitGroup
+		for range 10 {
+			calls.Go(func() {
+				var failure *Error
+				if _, _, err := service.call("r"); errors.As(err, &failure) && failure.Code == codes.DeadlineExceeded {
+					failed.Add(1)
+				}
+			})
+		}
+		calls.Wait()
+		if failed.Load() != 8 {
+			t.Errorf("%d failed", failed.Load())
+		}
+	})
+}
+
+// What calls were denied is reported again when that failed, though no unit is returned with it.
+func TestReportsAreRepeated(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		service := ask(t, granted(2, ""))
+		service.thenOfReturns(&Error{Code: codes.Unavailable})
+		service.calls(t, 2, "r")
+		service.seen()
+		time.Sleep(9 * time.Second)
+		requests := service.seen()
+		if len(requests) != 2 {
+			t.Fatalf("sent %d times", len(requests))
+		}
+		for _, request := range requests {
+			if len(request.Returns) != 1 || request.Returns[0].Unused != 0 || len(request.Returns[0].Spent) != 1 {
+				t.Errorf("returned %v", request.Returns)
+			}
 		}
 	})
 }

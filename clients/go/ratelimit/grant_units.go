@@ -23,21 +23,22 @@ const (
 	often = 4
 )
 
-// units is one grant: so many calls that may be allowed until it expires. Whoever takes the last counter below 0 has none.
+// units is one grant: so many calls that may be allowed until it expires. Whoever takes the last counter below 0 has none. It is four
+// cache lines: the first changes with each call, and the others never.
 type units struct {
-	// decision is what each call gets that takes one.
-	decision Decision
-	grantID  string
-	size     int64
-	expires  time.Duration
+	left    atomic.Int64
+	expires time.Duration
 	// reserve is what is left when more are to be asked for. -1 means never.
 	reserve int64
-	// untimed is a number of units, one less than a power of two, of which the clock is read for one only.
+	// untimed is a number of units, one less than a power of two, of which the clock is read for one only. 0 if they are spent slowly.
 	untimed int64
+	size    int64
+	grantID string
 
-	_    [64]byte // left changes with each call, and what is above never: not in one cache line
-	left atomic.Int64
-	_    [56]byte
+	_ [8]byte
+	// decision is what each call gets that takes one.
+	decision Decision
+	_        [32]byte
 }
 
 // end has none of them spent any more, and returns how many were not.
@@ -59,18 +60,21 @@ func (d *denial) applied(now time.Duration, origin Origin) Decision {
 // pool is the units of one key for calls of one cost, and for all resources that begin with a prefix, or for one resource.
 // What is no atomic is guarded by the mutex of the key.
 type pool struct {
-	cost uint64
-	// resource is the one that units are asked for.
-	resource string
-	// prefix is nil if the units are good for the resource alone, as far as is known.
-	prefix *string
 	// held is the oldest grant, whose units are spent first. Nil if there is none.
 	held atomic.Pointer[units]
 	// denial is that by which calls without units are denied, once it was one.
 	denial atomic.Pointer[denial]
 	// denied is the calls that were denied so far.
 	denied atomic.Int64
+	// short is the denial of calls that have waited for too long, by the last grant that had so few units that the next one has not
+	// what is missing either. Nil if the last grant had more.
+	short *denial
 
+	cost uint64
+	// resource is the one that units are asked for.
+	resource string
+	// prefix is nil if the units are good for the resource alone, as far as is known.
+	prefix *string
 	// queue is the grants after the one that is held.
 	queue []*units
 	// horizon is the time for which units are asked for: half of the last ttl. 0 before the first grant.

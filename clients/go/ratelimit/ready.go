@@ -23,6 +23,9 @@ const readyPause = 100 * time.Millisecond
 func (c *Client) Ready(ctx context.Context) error {
 	// It charges nothing: it has no key. The service checks the token before it rejects that.
 	request := &ratelimitv1.CheckLimitRequest{Cost: proto.Uint64(0), RequestId: newRequestID()}
+	if c.grants != nil { // no id either, but what has one needs the role that grants do
+		request.Credential = &ratelimitv1.CheckLimitRequest_KeyId{KeyId: "?"}
+	}
 	for _, connection := range c.connections.all {
 		if err := c.awaitAnswer(ctx, connection, request); err != nil {
 			return err

@@ -131,8 +131,8 @@ export class Calls {
   }
 
   /** Resolves once the service has answered over every connection. Rejects with what is wrong. */
-  async awaitAnswers(target: string, timeoutMs: number): Promise<void> {
-    const readiness = new Readiness(target, timeoutMs);
+  async awaitAnswers(target: string, timeoutMs: number, isGranted: boolean): Promise<void> {
+    const readiness = new Readiness(target, timeoutMs, isGranted);
     for (const link of this.connections.all) {
       await readiness.awaitAnswer((probe, options) =>
         link.stub.checkLimit(probe, { ...options, headers: this.headers }),

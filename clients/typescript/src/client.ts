@@ -187,7 +187,7 @@ export class RateLimitClient {
    */
   async ready(timeoutMs = 5000): Promise<void> {
     try {
-      await this.calls.awaitAnswers(this.target, timeoutMs);
+      await this.calls.awaitAnswers(this.target, timeoutMs, this.options.mode === "granted");
     } catch (error) {
       this.throwIfClosed();
       throw error;

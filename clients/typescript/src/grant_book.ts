@@ -1,5 +1,5 @@
 import { type Decision, decisionOf, millisecondsOf, type Origin } from "./decision.js";
-import { clientIsClosed, isFailure, type RateLimitError } from "./error.js";
+import { clientIsClosed, isFailure, RateLimitError } from "./error.js";
 import { type GrantResponse, GrantResponse_PerCall } from "./gen/ratelimit/v1/rate_limit_service_pb.js";
 import { type Denial, deniedBy, isOfTheKey, overLimit, untilOneMs } from "./grant_denial.js";
 import { GrantIndex } from "./grant_index.js";
@@ -20,6 +20,8 @@ const TOO_OLD_MS = 25 * SECOND_MS;
 /** For which calls are checked one by one that units cannot be asked for. */
 const BACKWARD_MS = 10 * SECOND_MS;
 const MARGIN_MS = 2;
+/** The part of what a limit has left that one grant has at most. */
+const SHARE = 4;
 
 const MAX_RESOURCE_BYTES = 256;
 const MAX_CREDENTIAL_BYTES = 1024;
@@ -82,7 +84,7 @@ export class GrantBook {
       return fate;
     }
     this.count.waited += 1;
-    const waiter = new Waiter(line);
+    const waiter = new Waiter(line, now);
     key.waiters.push(waiter);
     if (key.request === undefined) {
       this.ask(key, pool, now);
@@ -94,6 +96,24 @@ export class GrantBook {
   abandon(waiter: Waiter): void {
     const { key } = waiter.line;
     key.waiters = key.waiters.filter((other) => other !== waiter);
+  }
+
+  /**
+   * Resolves a call that has waited for the client's deadline, unless it is resolved already. It is denied if the service had
+   * fewer units than were wanted meanwhile: a call that fails may be allowed, beyond the limit. Otherwise it fails.
+   */
+  endWait(waiter: Waiter): void {
+    const { line, began } = waiter;
+    if (!line.key.waiters.includes(waiter)) {
+      return;
+    }
+    this.abandon(waiter);
+    const { short } = line.pool;
+    waiter.resolve(
+      short !== undefined && short.at >= began
+        ? deny(line, short, short.at, "SERVICE")
+        : new RateLimitError("DEADLINE_EXCEEDED", "no units were granted within the deadline"),
+    );
   }
 
   /** Takes what was granted, and decides the calls that wait. */
@@ -142,7 +162,7 @@ export class GrantBook {
     for (const key of keyIds.flatMap((keyId) => this.index.named(keyId))) {
       key.denial = undefined;
       for (const pool of key.pools) {
-        pool.denial = undefined;
+        pool.denial = pool.short = undefined;
         pool.checkedUntil = -Infinity;
       }
       this.release(key, now);
@@ -252,7 +272,7 @@ export class GrantBook {
       if (this.isClosed || now - key.silent >= REPORT_MS) {
         key.takeReports();
       }
-      if (key.hasReports || key.returns.some(({ unused }) => unused > 0)) {
+      if (key.hasReports || key.hasReturns(now - TOO_OLD_MS)) {
         this.ask(key, undefined, now);
       }
     }
@@ -304,6 +324,7 @@ export class GrantBook {
       this.index.name(key, decision.keyId);
     }
     const waitMs = millisecondsOf(response.askAgainAfter);
+    pool.short = undefined;
     if (response.granted > 0 && decision !== undefined) {
       this.add(asked, pool, response, decision, now);
     } else if (perCall !== GrantResponse_PerCall.PER_CALL_UNSPECIFIED) {
@@ -326,24 +347,29 @@ export class GrantBook {
     const unit = frozen({ ...decision, source: "GRANT", origin: "GRANT" });
     const held = new Held(message.grantId, response.granted, asked.at + ttlMs, unit);
     const missing = message.wants - response.granted;
-    const isShort = missing > 0 && Math.floor(decision.remaining / pool.cost) < missing;
+    const left = Math.floor(decision.remaining / pool.cost);
+    const isShort = missing > 0 && left < missing;
     pool.horizonMs = ttlMs / 2;
     this.count.granted += response.granted;
-    key.denial = pool.denial = undefined;
+    key.denial = pool.denial = pool.short = undefined;
     pool.add(held, isShort, this.roundTripMs);
     // The network may take longer than units last.
     pool.checkedUntil = held.expires <= now ? now + SECOND_MS : -Infinity;
-    if (isShort) {
-      this.cameShort(asked, pool, decision, now);
+    // The next grant has not what is missing either.
+    if (missing > Math.floor(left / SHARE)) {
+      const waitMs = untilOneMs(decision);
+      pool.short = { decision: overLimit(decision, waitMs), at: now, until: now };
+      if (isShort) {
+        this.cameShort(asked, pool, pool.short, waitMs);
+      }
     }
   }
 
   /** Denies the calls that a limit has no tokens for, which has less left than was wanted. */
-  private cameShort(asked: Asked, pool: Pool, granted: Decision, now: number): void {
-    const waitMs = untilOneMs(granted);
-    const denied = overLimit(granted, waitMs);
-    this.refuse(asked, pool, { decision: denied, at: now, until: now }, Math.floor(granted.remaining / pool.cost));
-    if (granted.remaining < pool.cost) {
+  private cameShort(asked: Asked, pool: Pool, denial: Denial, waitMs: number): void {
+    const { decision: denied, at: now } = denial;
+    this.refuse(asked, pool, denial, Math.floor(denied.remaining / pool.cost));
+    if (denied.remaining < pool.cost) {
       this.deny(asked.key, pool, denied, now, waitMs);
     } else if (this.isPaced) {
       this.deny(asked.key, pool, denied, now, 0);

@@ -38,7 +38,11 @@ export class Waiter {
   /** The last request that was made while it waited: the one that fails it. */
   sent: Asked | undefined;
 
-  constructor(readonly line: Line) {}
+  /** @param began when it began to wait. */
+  constructor(
+    readonly line: Line,
+    readonly began: number,
+  ) {}
 }
 
 /** What was decided of one resource. */
@@ -222,6 +226,11 @@ export class Key {
   /** Whether something was counted that is not reported yet. */
   get hasReports(): boolean {
     return this.spent.length > 0;
+  }
+
+  /** Whether something would be lost if what ended after a time were not returned. */
+  hasReturns(oldest: number): boolean {
+    return this.returns.some((one) => one.at > oldest && !one.saysNothing);
   }
 
   /**

@@ -47,6 +47,8 @@ export class Pool {
   demand: Demand;
   /** That by which calls without units are denied, once it was one. */
   denial: Denial | undefined;
+  /** That of calls that wait too long. Undefined unless the last response had fewer units than were wanted. */
+  short: Denial | undefined;
   /** Calls that were denied so far. */
   denied = 0;
   /** Until when calls are checked one by one. */

@@ -67,7 +67,7 @@ export class Granting {
     let timer: NodeJS.Timeout | undefined;
     const result = new Promise<Result>((resolve) => {
       waiter.resolve = resolve;
-      timer = setTimeout(() => resolve(lateBy("no units were granted within the deadline")), this.deadlineMs);
+      timer = setTimeout(() => this.book.endWait(waiter), this.deadlineMs);
     });
     try {
       return await abortable(result, signal);

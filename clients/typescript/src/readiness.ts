@@ -17,22 +17,29 @@ const NO_CONNECTION: readonly (readonly [RegExp, string])[] = [
   [/clos|reset|hang up|protocol error/i, "it closes the connection. If it has TLS, set the option tls"],
 ];
 
-/** The check that is sent: it charges nothing, since it has no key. The service checks the token before it rejects that. */
+/**
+ * The check that is sent: it charges nothing, since it has no key. The service checks the token before it rejects that. A key id,
+ * though it is none, needs the role that grants do.
+ */
 export interface Probe {
   readonly cost: bigint;
   readonly requestId: string;
+  readonly credential: { readonly case: "keyId"; readonly value: string } | { readonly case: undefined };
 }
 
 /** Whether the service at a target answers in time. */
 export class Readiness {
-  readonly probe: Probe = { cost: 0n, requestId: randomUUID() };
+  readonly probe: Probe;
   private readonly ends: number;
   private last: RateLimitError | undefined;
 
   constructor(
     private readonly target: string,
     timeoutMs: number,
+    isGranted: boolean,
   ) {
+    const credential = isGranted ? { case: "keyId" as const, value: "?" } : { case: undefined };
+    this.probe = { cost: 0n, requestId: randomUUID(), credential };
     this.ends = performance.now() + timeoutMs;
   }
 

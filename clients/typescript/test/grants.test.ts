@@ -150,6 +150,81 @@ describe("the book of grants", () => {
     );
   });
 
+  /** Has two calls get a unit each, the second of more that were wanted. Returns one that waits on. */
+  function waiting(bucket: Bucket): Waiter {
+    call();
+    call("a");
+    now += 1;
+    const [, last] = [call("b"), call("c")];
+    for (let round = 0; round < 2; round++) {
+      now += 20;
+      answer(bucket);
+    }
+    assert.deepEqual(resolved.map(([name]) => name).join(""), "ab");
+    assert.ok(last instanceof Waiter);
+    return last;
+  }
+
+  function answer(bucket: Bucket): void {
+    const one = asked();
+    book.answered(one, bucket.grant(one.message, now), now);
+  }
+
+  it("denies a call in time that waits for a limit, and reports it", () => {
+    const bucket = new Bucket(7, 1);
+    const last = waiting(bucket);
+    now += 10;
+    book.endWait(last);
+    book.endWait(last); // without effect
+    const [[name, result], ...others] = resolved.slice(2) as [[string, Decision]];
+    const { allowed, reason, limit, origin, retryAfterMs } = result;
+    assert.deepEqual(
+      [name, others, allowed, reason, limit, origin],
+      ["c", [], false, "OVER_LIMIT", "burst", "SERVICE"],
+    );
+    assert.equal(retryAfterMs, 1000);
+    answer(bucket);
+    now += 9000;
+    book.tick(now);
+    answer(bucket);
+    assert.equal(bucket.reported.get("r denied"), 1);
+  });
+
+  for (const isWithdrawn of [false, true]) {
+    it(`fails a call in time that waits for the service${isWithdrawn ? ", if it was withdrawn since" : ""}`, () => {
+      let last: unknown = waiting(new Bucket(7, 1));
+      if (isWithdrawn) {
+        book.withdraw(["k"], now);
+      } else {
+        now += 1;
+        last = call("d");
+      }
+      book.endWait(last as Waiter);
+      assert.deepEqual((resolved.at(-1)?.[1] as RateLimitError).code, "DEADLINE_EXCEEDED");
+    });
+  }
+
+  it("sends reports again each second while the service is away, until they are too old", () => {
+    call();
+    call("a");
+    answer(new Bucket(4, 1));
+    const sent: number[] = [];
+    for (; now < START + 60_000; now += 100) {
+      book.tick(now);
+      if (book.outbox.length > 0) {
+        const one = asked();
+        assert.deepEqual(
+          one.message.returns.map(({ spent }) => spent[0]?.allowed),
+          [1n],
+        );
+        sent.push(Math.floor((now - START) / 1000));
+        book.failed(one, new RateLimitError("UNAVAILABLE", "away"), now);
+      }
+    }
+    assert.deepEqual([sent[0], sent.at(-1), sent.length], [5, 25, 21]);
+    assert.equal(book.index.sizes.keys, 0);
+  });
+
   it("has no more keys and resources than its bounds, and forgets idle ones", () => {
     book = new GrantBook(MAX_DENIAL_MS, false, new GrantIndex({ keys: 100, lines: 300 }));
     const world = new World(0, new Bucket(1e6, 1e6), randomOf(1));
@@ -219,6 +294,21 @@ describe("a client in mode granted", () => {
     assert.deepEqual(client.failures, { open: 0, closed: 0, unsettled: 0 });
   });
 
+  it("denies a call that waits for a limit when its deadline is over", async () => {
+    await make({ deadlineMs: 300 });
+    server.script(granted(1, 3n), granted(1, 3n), { method: "Grant", hang: true });
+    const decisions = await Promise.all(Array.from({ length: 3 }, () => client.check(order)));
+    assert.deepEqual(
+      decisions.map(({ allowed, reason }) => [allowed, reason]),
+      [
+        [true, "WITHIN_LIMIT"],
+        [true, "WITHIN_LIMIT"],
+        [false, "OVER_LIMIT"],
+      ],
+    );
+    assert.deepEqual(client.failures, { open: 0, closed: 0, unsettled: 0 });
+  });
+
   it("rejects calls that wait when it is closed, and counts no failure", async () => {
     await make({ deadlineMs: 200 });
     server.script({ method: "Grant", hang: true });
@@ -255,13 +345,13 @@ describe("a client in mode granted", () => {
 
 const RETURNED: Response = { method: "Grant", respond: create(GrantResponseSchema, { returnsMade: true }) };
 
-function granted(units: number): Response {
+function granted(units: number, remaining = 99n): Response {
   const decision = create(CheckLimitResponseSchema, {
     allowed: true,
     reason: 1,
     source: 1,
     keyId: "1",
-    remaining: 99n,
+    remaining,
   });
   const ttl = { seconds: 1n, nanos: 0 };
   const response = { granted: units, ttl, returnsMade: true, resourcePrefix: "", decision };

@@ -57,9 +57,11 @@ extern int ENVOY(filter_config_http_callout)(void *, uint64_t *, Text, Header *,
 #define SHARDS 64
 #define BUCKETS 256         /* of a shard */
 #define MAX_KEYS 100000     /* of a configuration: calls of others are checked one by one */
+#define MAX_STRANGERS 16    /* keys of a shard that the service has not named yet: made up ones grow no table, and no chain */
 #define MAX_CREDENTIAL 256
 #define MAX_RESOURCE 256    /* of a longer path, so many bytes */
 #define MAX_LINES 64        /* resources of one key that are counted at a time */
+#define MAX_REPORTED 128    /* lines in one request, whose size the service bounds, too */
 #define MAX_POOLS 16
 #define MAX_RETURNS 64
 #define MAX_NAME 65         /* of a limit */
@@ -72,15 +74,19 @@ extern int ENVOY(filter_config_http_callout)(void *, uint64_t *, Text, Header *,
 #define AWAY (100 * MS)     /* for which nothing is asked for a key after a call of the service has failed */
 #define MARGIN (2 * MS)
 #define MAX_DENIAL SECOND
+#define MAX_TTL SECOND
+#define MAX_WAIT (31536000 * SECOND)
+#define MAX_NUMBER (INT64_C(1) << 53) /* that a response has: sums of a few are no overflow */
 
 enum Reason { WITHIN_LIMIT = 1, KEY_UNKNOWN = 4, KEY_REVOKED = 5, KEY_SUSPENDED = 6, KEY_EXPIRED = 7, DEGRADED_DENIED = 9 };
 enum { OVER_LIMIT = 2, STORE_UNAVAILABLE = 6 };
-enum { INVALID_ARGUMENT = 3, UNAVAILABLE = 14 };
-enum Verdict { NONE, ALLOWED, DENIED, FAILED, ALONE };
+enum { CANCELLED = 1, UNKNOWN = 2, INVALID_ARGUMENT = 3, DEADLINE_EXCEEDED = 4, ABORTED = 10, UNIMPLEMENTED = 12, INTERNAL = 13 };
+enum { UNAVAILABLE = 14, DATA_LOSS = 15 };
+enum Verdict { NONE, ALLOWED, DENIED, FAILED, REFUSED, ALONE };
 enum Event { WORK = 1, EXAMINE };
 
 typedef struct {
-    bool allowed;
+    bool allowed, known; /* known: whether the service names the key */
     int reason;
     int64_t limit, remaining, reset, window;
     int64_t retry; /* -1: none */
@@ -113,7 +119,8 @@ typedef struct Pool {
 } Pool;
 
 /* What was decided of one resource since the last report. */
-typedef struct {
+typedef struct Line {
+    struct Line *next;
     char resource[MAX_RESOURCE];
     size_t size;
     Pool *pool;
@@ -128,6 +135,7 @@ typedef struct Return {
     int64_t unused, ended;
     char *sent; /* its message: what it reports is counted once, so a repeat is the same */
     size_t sent_size;
+    int lines; /* in its message */
 } Return;
 
 typedef struct Filter Filter;
@@ -148,13 +156,15 @@ typedef struct Key {
     Return *returns;
     int return_count;
     Denial denial;
-    bool active, queued;
+    bool active, queued, known;
+    enum Verdict away; /* by which calls are decided until away_until */
     int64_t called_at, silent_since, return_at, away_until;
 } Key;
 
 struct Shard {
     pthread_mutex_t lock;
     Key *bucket[BUCKETS], *active;
+    int strangers;
 };
 
 typedef struct Flight {
@@ -223,8 +233,10 @@ static void put(Out *out, const void *data, size_t size) {
             abort();
         }
     }
-    memcpy(out->data + out->size, data, size);
-    out->size += size;
+    if (size > 0) {
+        memcpy(out->data + out->size, data, size);
+        out->size += size;
+    }
 }
 
 static void put_varint(Out *out, uint64_t value) {
@@ -273,11 +285,12 @@ static uint64_t read_varint(In *in) {
     return 0;
 }
 
-/* The next field, and its number or bytes; 0 at the end, or where it cannot be read. */
+/* The next field, and its number or bytes, 0 or none if it is of another type; 0 at the end, or where it cannot be read. */
 static int next_field(In *in, uint64_t *number, In *bytes) {
     while (in->at < in->end) {
         uint64_t tag = read_varint(in);
         size_t size = 0;
+        *number = 0;
         *bytes = (In){in->at, in->at};
         switch (tag & 7) {
         case 0:
@@ -305,13 +318,19 @@ static int next_field(In *in, uint64_t *number, In *bytes) {
     return 0;
 }
 
+static int64_t within(uint64_t number, int64_t limit) { return least(most((int64_t)number, 0), limit); }
+
 static int64_t read_duration(In in) {
-    uint64_t number = 0, seconds = 0, nanos = 0;
+    uint64_t number;
+    int64_t seconds = 0, nanos = 0;
     In bytes;
     for (int field; (field = next_field(&in, &number, &bytes)) != 0;) {
-        *(field == 1 ? &seconds : &nanos) = number;
+        switch (field) {
+        case 1: seconds = within(number, MAX_WAIT / SECOND); break;
+        case 2: nanos = within(number, SECOND - 1); break;
+        }
     }
-    return (int64_t)(seconds > 31536000 ? 31536000 : seconds) * SECOND + (int64_t)nanos;
+    return least(seconds * SECOND + nanos, MAX_WAIT);
 }
 
 static void read_name(In in, char *to) {
@@ -328,8 +347,9 @@ static void read_decision(In in, Decision *to) {
         switch (field) {
         case 1: to->allowed = number != 0; break;
         case 2: to->reason = (int)number; break;
+        case 4: to->known = bytes.end > bytes.at; break;
         case 7: read_name(bytes, to->name); break;
-        case 8: to->remaining = (int64_t)number; break;
+        case 8: to->remaining = within(number, MAX_NUMBER); break;
         case 9: to->retry = read_duration(bytes); break;
         }
     }
@@ -342,7 +362,7 @@ static void read_decision(In in, Decision *to) {
         while ((field = next_field(&bytes, &number, &part)) != 0) {
             switch (field) {
             case 1: read_name(part, one.name); break;
-            case 2: one.limit = (int64_t)number; break;
+            case 2: one.limit = within(number, MAX_NUMBER); break;
             case 4: one.reset = read_duration(part); break;
             case 8: one.window = read_duration(part); break;
             }
@@ -367,8 +387,8 @@ static void read_grant_response(In in, GrantResponse *to) {
     *to = (GrantResponse){.prefix = in};
     for (int field; (field = next_field(&in, &number, &bytes)) != 0;) {
         switch (field) {
-        case 2: to->granted = (int64_t)number; break;
-        case 3: to->ttl = read_duration(bytes); break;
+        case 2: to->granted = within(number, MAX_UNITS); break;
+        case 3: to->ttl = least(read_duration(bytes), MAX_TTL); break;
         case 4: to->ask_again_after = read_duration(bytes); break;
         case 5: to->per_call = (int)number; break;
         case 6: to->has_decision = true, read_decision(bytes, &to->decision); break;
@@ -406,6 +426,23 @@ static int read_response(int result, const Header *headers, size_t count, const 
     return out->data[0] == 0 && __builtin_bswap32(size) == out->size - 5 ? 0 : UNAVAILABLE;
 }
 
+/* Whether the service has failed. Any other error is to be fixed by somebody, and never lets a request pass: who finds out how to
+ * cause one could pass all limits. */
+static enum Verdict verdict_of(int code) {
+    switch (code) {
+    case CANCELLED:
+    case UNKNOWN:
+    case DEADLINE_EXCEEDED:
+    case ABORTED:
+    case INTERNAL:
+    case UNAVAILABLE:
+    case DATA_LOSS:
+        return FAILED;
+    default:
+        return REFUSED;
+    }
+}
+
 /* ---- Units. The lock of the shard is held. ---- */
 
 static void make_id(Config *config, char *to) {
@@ -432,6 +469,11 @@ static void activate(Key *key) {
         key->next_active = key->shard->active;
         key->shard->active = key;
     }
+}
+
+static void know(Key *key) {
+    key->shard->strangers -= !key->known;
+    key->known = true;
 }
 
 static void give_back(Key *key, const char *id, int64_t unused, int64_t at) {
@@ -514,30 +556,28 @@ static Pool *pool_for(Key *key, const char *resource, size_t size) {
 }
 
 static Line *line_of(Key *key, Text resource) {
-    Line *spare = NULL;
-    for (int i = 0; i < key->line_count; i++) {
-        Line *one = &key->lines[i];
+    Line *line = NULL;
+    for (Line *one = key->lines; one != NULL; one = one->next) {
         if (one->size == resource.size && memcmp(one->resource, resource.data, resource.size) == 0) {
             return one;
         }
         if (one->allowed == 0 && one->denied == 0 && one->waiting == 0) {
-            spare = one;
+            line = one;
         }
     }
-    if (key->line_count < MAX_LINES) {
-        if (key->lines == NULL && (key->lines = calloc(MAX_LINES, sizeof *key->lines)) == NULL) {
-            return NULL;
-        }
-        spare = &key->lines[key->line_count];
-    }
-    Pool *pool = spare == NULL ? NULL : pool_for(key, resource.data, resource.size);
-    if (pool == NULL) {
+    bool is_more = key->line_count < MAX_LINES;
+    Pool *pool = is_more || line != NULL ? pool_for(key, resource.data, resource.size) : NULL;
+    if (pool == NULL || (is_more && (line = calloc(1, sizeof *line)) == NULL)) {
         return NULL;
     }
-    key->line_count += spare == &key->lines[key->line_count];
-    *spare = (Line){.size = resource.size, .pool = pool};
-    memcpy(spare->resource, resource.data, resource.size);
-    return spare;
+    if (is_more) {
+        line->next = key->lines;
+        key->lines = line;
+        key->line_count++;
+    }
+    *line = (Line){.next = line->next, .size = resource.size, .pool = pool};
+    memcpy(line->resource, resource.data, resource.size);
+    return line;
 }
 
 /* Units of a pool are good for what begins with this prefix. What is held by another is returned, and no pool without lines is kept. */
@@ -549,8 +589,7 @@ static void cover(Key *key, Pool *asked, bool has_prefix, In prefix, int64_t at)
     release_pool(key, asked, at);
     asked->has_prefix = has_prefix;
     memcpy(asked->prefix, prefix.at, asked->prefix_size = size);
-    for (int i = 0; i < key->line_count; i++) {
-        Line *line = &key->lines[i];
+    for (Line *line = key->lines; line != NULL; line = line->next) {
         if (covers(asked, line->resource, line->size)) {
             line->pool = asked;
         } else if (line->pool == asked) {
@@ -560,8 +599,8 @@ static void cover(Key *key, Pool *asked, bool has_prefix, In prefix, int64_t at)
     for (Pool **at_pool = &key->pools; *at_pool != NULL;) {
         Pool *pool = *at_pool;
         bool used = pool == asked;
-        for (int i = 0; i < key->line_count; i++) {
-            used |= key->lines[i].pool == pool;
+        for (Line *line = key->lines; line != NULL; line = line->next) {
+            used |= line->pool == pool;
         }
         if (used) {
             at_pool = &pool->next;
@@ -574,7 +613,8 @@ static void cover(Key *key, Pool *asked, bool has_prefix, In prefix, int64_t at)
     }
 }
 
-static void count_denial(Line *line, const Decision *by) {
+static void count_denial(Key *key, Line *line, const Decision *by) {
+    activate(key); /* it is to be reported */
     line->denied++;
     line->pool->denied++;
     memcpy(line->limit, by->name, sizeof line->limit);
@@ -603,7 +643,7 @@ static enum Verdict decide(Key *key, Line *line, int64_t at, Decision *to) {
         if (at < denials[i]->until) {
             *to = denials[i]->decision;
             to->retry = to->retry < 0 ? -1 : most(0, to->retry - (at - denials[i]->at));
-            count_denial(line, to);
+            count_denial(key, line, to);
             return DENIED;
         }
     }
@@ -660,9 +700,10 @@ static int64_t wanted(Pool *pool, int64_t at, int64_t waiting) {
     return least(most(units + waiting, 1), MAX_UNITS);
 }
 
-static void put_spent(Out *out, Key *key) {
-    for (int i = 0; i < key->line_count; i++) {
-        Line *line = &key->lines[i];
+/* Returns how many lines there are. */
+static int put_spent(Out *out, Key *key) {
+    int count = 0;
+    for (Line *line = key->lines; line != NULL; line = line->next) {
         if (line->allowed + line->denied == 0) {
             continue;
         }
@@ -677,21 +718,24 @@ static void put_spent(Out *out, Key *key) {
         put_bytes(out, 3, one.data, one.size);
         free(one.data);
         line->allowed = line->denied = 0;
+        count++;
     }
+    return count;
 }
 
 static bool has_spent(const Key *key) {
-    for (int i = 0; i < key->line_count; i++) {
-        if (key->lines[i].allowed + key->lines[i].denied > 0) {
+    for (Line *line = key->lines; line != NULL; line = line->next) {
+        if (line->allowed + line->denied > 0) {
             return true;
         }
     }
     return false;
 }
 
-static bool has_units_to_return(const Key *key) {
+/* Units, or a report that has failed. */
+static bool has_returns(const Key *key) {
     for (Return *one = key->returns; one != NULL; one = one->next) {
-        if (one->unused > 0) {
+        if (one->unused > 0 || one->sent != NULL) {
             return true;
         }
     }
@@ -705,7 +749,7 @@ static Flight *next_request(Config *config, Key *key, int64_t at, Out *out) {
         pool = one->wants_more ? one : NULL;
     }
     bool reports = at - key->silent_since >= REPORT && has_spent(key);
-    if (key->flight != NULL || (pool == NULL && !(is_empty(key) && at >= key->return_at && (reports || has_units_to_return(key))))) {
+    if (key->flight != NULL || (pool == NULL && !(is_empty(key) && at >= key->return_at && (reports || has_returns(key))))) {
         return NULL;
     }
     Flight *flight = calloc(1, sizeof *flight);
@@ -713,11 +757,13 @@ static Flight *next_request(Config *config, Key *key, int64_t at, Out *out) {
         return NULL;
     }
     *flight = (Flight){.key = key, .pool = pool, .began = at};
-    bool reported = !has_spent(key);
+    int room = MAX_REPORTED;
     Return *fresh = NULL;
-    for (Return *one = key->returns; one != NULL && fresh == NULL; one = one->next) {
-        fresh = one->sent == NULL ? one : NULL;
+    for (Return *one = key->returns; one != NULL; one = one->next) {
+        fresh = fresh == NULL && one->sent == NULL ? one : fresh;
+        room -= one->lines;
     }
+    bool reported = !has_spent(key) || room < MAX_LINES;
     if (!reported && fresh == NULL && key->return_count < MAX_RETURNS) {
         char id[33];
         make_id(config, id); /* none that the service knows: it only reports */
@@ -750,7 +796,7 @@ static Flight *next_request(Config *config, Key *key, int64_t at, Out *out) {
             put_bytes(&message, 1, one->id, 32);
             put_number(&message, 2, one->unused);
             if (!reported) {
-                put_spent(&message, key);
+                one->lines = put_spent(&message, key);
                 reported = true;
             }
             one->sent = message.data;
@@ -836,7 +882,7 @@ static void add(Config *config, Flight *flight, const GrantResponse *response, i
         next = one->newer;
         if (one->sent == flight && one->line->pool == pool && --room < 0) {
             one->decision = denied.decision;
-            count_denial(one->line, &one->decision);
+            count_denial(key, one->line, &one->decision);
             resolve(one, DENIED);
         }
     }
@@ -851,6 +897,9 @@ static void answered(Config *config, Flight *flight, const GrantResponse *respon
     Pool *pool = flight->pool;
     if (!response->returns_made) {
         postpone(key, flight, at);
+    }
+    if (response->decision.known) {
+        know(key);
     }
     if (pool == NULL) {
         return;
@@ -879,26 +928,30 @@ static void answered(Config *config, Flight *flight, const GrantResponse *respon
     }
 }
 
-static void failed(Config *config, Flight *flight, int code, int64_t at) {
-    (void)config;
+static void failed(Flight *flight, int code, int64_t at) {
     Key *key = flight->key;
-    if (code == INVALID_ARGUMENT) {
-        if (flight->pool != NULL) {
-            flight->pool->checked_until = at + FORGET;
+    if (code != INVALID_ARGUMENT) { /* which may be for a return: none of them is sent again */
+        postpone(key, flight, at);
+    }
+    if (code == INVALID_ARGUMENT || code == UNIMPLEMENTED) {
+        for (Pool *one = key->pools; one != NULL; one = one->next) {
+            one->checked_until = code == UNIMPLEMENTED || one == flight->pool ? at + FORGET : one->checked_until;
         }
         return;
     }
-    postpone(key, flight, at);
+    key->away = verdict_of(code);
     key->away_until = at + AWAY;
     if (flight->pool == NULL) {
         return;
     }
-    give_back(key, flight->grant_id, flight->wants, at); /* it may have been granted */
-    key->return_at = at + SECOND;
+    if (key->away == FAILED) { /* it may have been granted */
+        give_back(key, flight->grant_id, flight->wants, at);
+        key->return_at = at + SECOND;
+    }
     for (Filter *one = key->first, *next; one != NULL; one = next) {
         next = one->newer;
         if (one->sent == flight) {
-            resolve(one, FAILED);
+            resolve(one, key->away);
         }
     }
 }
@@ -940,7 +993,7 @@ static void land(Config *config, Flight *flight, int code, const Out *body) {
         read_grant_response((In){(unsigned char *)body->data + 5, (unsigned char *)body->data + body->size}, &response);
         answered(config, flight, &response, at);
     } else {
-        failed(config, flight, code, at);
+        failed(flight, code, at);
     }
     serve(config, key, at);
     pthread_mutex_unlock(&key->shard->lock);
@@ -1010,7 +1063,7 @@ static bool is_due(Config *config, Key *key, int64_t at) {
         due |= pool->wants_more;
     }
     bool reports = at - key->silent_since >= REPORT && has_spent(key);
-    return due || (is_empty(key) && at >= key->return_at && (reports || has_units_to_return(key)));
+    return due || (is_empty(key) && at >= key->return_at && (reports || has_returns(key)));
 }
 
 static void free_key(Key *key) {
@@ -1024,7 +1077,9 @@ static void free_key(Key *key) {
         key->returns = one->next;
         free(one->sent);
     }
-    free(key->lines);
+    for (Line *line; (line = key->lines) != NULL; free(line)) {
+        key->lines = line->next;
+    }
     free(key);
 }
 
@@ -1037,6 +1092,7 @@ static void forget_keys(Config *config, Shard *shard, int64_t at) {
                 continue;
             }
             *to = key->next;
+            shard->strangers -= !key->known;
             free_key(key);
             atomic_fetch_sub(&config->keys, 1);
         }
@@ -1165,13 +1221,13 @@ const void *envoy_dynamic_module_on_http_filter_config_new(void *envoy, Text nam
         }
     }
     free(lines);
+    const char *token = getenv("RATELIMIT_TOKEN");
+    if (is_right && token != NULL && *token != 0 && *config->token == 0) {
+        is_right = set(config, "token", token);
+    }
     if (!is_right) {
         free(config);
         return NULL;
-    }
-    const char *token = getenv("RATELIMIT_TOKEN");
-    if (token != NULL && *config->token == 0) {
-        set(config, "token", token);
     }
     config->envoy = envoy;
     config->round_trip = MS;
@@ -1246,7 +1302,7 @@ void envoy_dynamic_module_on_http_filter_destroy(const void *module) {
 static void respond(Filter *filter, uint32_t status, const char *body, int64_t retry) {
     const Decision *decision = &filter->decision;
     char numbers[4][24];
-    Header headers[5] = {HEADER("content-type", TEXT("text/plain"))};
+    Header headers[6] = {HEADER("content-type", TEXT("text/plain")), HEADER("www-authenticate", TEXT("ApiKey"))};
     const struct {
         Text name;
         int64_t value;
@@ -1254,9 +1310,9 @@ static void respond(Filter *filter, uint32_t status, const char *body, int64_t r
         {TEXT("retry-after"), (retry + SECOND - 1) / SECOND},
         {TEXT("x-ratelimit-limit"), decision->limit},
         {TEXT("x-ratelimit-remaining"), most(decision->remaining, 0)},
-        {TEXT("x-ratelimit-reset"), (decision->reset + SECOND - 1) / SECOND},
+        {TEXT("x-ratelimit-reset"), ((retry < 0 ? decision->reset : retry) + SECOND - 1) / SECOND}, /* until it denies no more */
     };
-    size_t count = 1;
+    size_t count = status == 401 ? 2 : 1;
     for (int i = retry < 0 ? 1 : 0; i < (decision->limit > 0 ? 4 : 1); i++) {
         int size = snprintf(numbers[i], sizeof numbers[i], "%lld", (long long)all[i].value);
         headers[count++] = (Header){all[i].name.data, all[i].name.size, numbers[i], size};
@@ -1350,8 +1406,9 @@ static int apply(Filter *filter) {
         respond(filter, 401, "An API key is missing.\n", -1);
         return STOP;
     case FAILED:
+    case REFUSED:
         filter->decision.limit = 0;
-        if (!filter->config->fail_open) {
+        if (filter->verdict == REFUSED || !filter->config->fail_open) {
             respond(filter, 503, "The limit is not known now.\n", -1);
             return STOP;
         }
@@ -1374,54 +1431,74 @@ static uint64_t hash_of(const Config *config, Text text) {
     return hash ^ hash >> 29;
 }
 
-/* The key, and whether it is new; NULL if there are too many. */
-static Key *find(Config *config, Shard *shard, uint64_t hash, Text credential, bool *is_new) {
-    Key **bucket = &shard->bucket[hash / SHARDS % BUCKETS], *key = *bucket;
+static Key *find(Shard *shard, uint64_t hash, Text credential) {
+    Key *key = shard->bucket[hash / SHARDS % BUCKETS];
     while (key != NULL && !(key->hash == hash && key->size == credential.size && memcmp(key->credential, credential.data, credential.size) == 0)) {
         key = key->next;
     }
-    *is_new = key == NULL;
-    if (key == NULL && atomic_load(&config->keys) < MAX_KEYS && (key = calloc(1, sizeof *key)) != NULL) {
+    return key;
+}
+
+/* Keep a key that is not kept yet; NULL if there are too many. */
+static Key *keep(Config *config, Shard *shard, uint64_t hash, Text credential, bool known, int64_t at) {
+    bool has_room = atomic_load(&config->keys) < MAX_KEYS && (known || shard->strangers < MAX_STRANGERS);
+    Key **bucket = &shard->bucket[hash / SHARDS % BUCKETS], *key = has_room ? calloc(1, sizeof *key) : NULL;
+    if (key != NULL) {
         key->shard = shard;
         key->hash = hash;
+        key->known = known;
+        key->called_at = key->silent_since = at;
         memcpy(key->credential, credential.data, key->size = credential.size);
         key->next = *bucket;
         *bucket = key;
+        shard->strangers += !known;
         atomic_fetch_add(&config->keys, 1);
     }
     return key;
+}
+
+/* The service has named the key of a request: there is room for it, whoever makes up others. */
+static void keep_known(Filter *filter) {
+    Text credential, resource;
+    if (!read_request(filter, &credential, &resource)) {
+        return;
+    }
+    uint64_t hash = hash_of(filter->config, credential);
+    Shard *shard = &filter->config->shard[hash % SHARDS];
+    pthread_mutex_lock(&shard->lock);
+    Key *key = find(shard, hash, credential);
+    if (key != NULL) {
+        know(key);
+    } else {
+        keep(filter->config, shard, hash, credential, true, now());
+    }
+    pthread_mutex_unlock(&shard->lock);
 }
 
 static enum Verdict begin(Filter *filter, Text credential, Text resource) {
     Config *config = filter->config;
     uint64_t hash = hash_of(config, credential);
     Shard *shard = &config->shard[hash % SHARDS];
-    bool is_new;
     pthread_mutex_lock(&shard->lock);
     int64_t at = now();
-    Key *key = find(config, shard, hash, credential, &is_new);
+    Key *key = find(shard, hash, credential);
     enum Verdict verdict = ALONE;
     Line *line = NULL;
-    if (key != NULL) {
+    if (key == NULL) {
+        keep(config, shard, hash, credential, false, at);
+    } else {
         bool was_quiet = at - key->called_at > QUIET && is_empty(key);
         key->called_at = at;
-        if (is_new) {
-            key->silent_since = at;
-        } else if (!was_quiet) {
-            line = line_of(key, resource);
-        }
+        line = was_quiet ? NULL : line_of(key, resource);
     }
     if (line != NULL) {
         verdict = decide(key, line, at, &filter->decision);
         if (line->pool != NULL && line->pool->wants_more) {
             need(config, key);
         }
-        if (verdict == DENIED) {
-            activate(key);
-        }
     }
     if (verdict == NONE && at < key->away_until) {
-        verdict = FAILED;
+        verdict = key->away;
     }
     if (verdict == NONE) {
         if (filter->scheduler == NULL) {
@@ -1482,10 +1559,13 @@ void envoy_dynamic_module_on_http_filter_http_callout_done(
     Filter *filter = (Filter *)module;
     Out body = {0};
     int code = read_response(result, headers, count, chunks, chunk_count, &body);
-    filter->verdict = FAILED;
+    filter->verdict = verdict_of(code);
     if (code == 0) {
         read_decision((In){(unsigned char *)body.data + 5, (unsigned char *)body.data + body.size}, &filter->decision);
         filter->verdict = filter->decision.allowed ? ALLOWED : DENIED;
+        if (filter->decision.known) {
+            keep_known(filter);
+        }
     }
     free(body.data);
     if (!filter->starts) {
@@ -1507,6 +1587,9 @@ int envoy_dynamic_module_on_http_filter_response_headers(void *stream, const voi
     (void)end;
     const Filter *filter = module;
     const Decision *decision = &filter->decision;
+    if (filter->holds) { /* Envoy itself responds, as by a timeout: M may just decide */
+        return CONTINUE;
+    }
     if (filter->verdict == ALLOWED && decision->limit > 0) {
         add_number(stream, TEXT("x-ratelimit-limit"), decision->limit);
         add_number(stream, TEXT("x-ratelimit-remaining"), decision->remaining);

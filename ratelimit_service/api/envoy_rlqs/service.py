@@ -9,9 +9,17 @@ from typing import Final
 
 from ratelimit_service.api.authentication import Caller, Role, require, require_known
 from ratelimit_service.api.envoy_rlqs.encoder import encode_assignments
-from ratelimit_service.api.envoy_rlqs.reader import entries_of, is_answerable, read_reports, read_usage
+from ratelimit_service.api.envoy_rlqs.reader import (
+    MAX_CALLS,
+    BucketUsage,
+    entries_of,
+    is_answerable,
+    name_of,
+    read_bucket,
+    read_reports,
+)
 from ratelimit_service.decision.assignments.allocator import Allocator
-from ratelimit_service.decision.assignments.subscriptions import Subscriber
+from ratelimit_service.decision.assignments.subscriptions import Subscriber, Usage
 from ratelimit_service.decision.ports import StoreUnavailable
 from ratelimit_service.errors import Unavailable
 
@@ -30,8 +38,11 @@ USAGES_A_SECOND: Final = 20_000
 _PAUSE: Final = 0.005
 """Seconds between two messages of assignments on one stream, in which more gather."""
 
-_CHUNK: Final = 50
+_CHUNK: Final = 200
 """Buckets that are read before others get their turn."""
+
+_NEW: Final = 20
+"""A bucket that its stream did not have yet takes as long as so many others."""
 
 
 class EnvoyQuotaService:
@@ -110,23 +121,35 @@ class QuotaStream:
 
     async def _read(self, data: bytes) -> int:
         subscriber, allocator = self._subscriber, self._allocator
-        reports = read_reports(data, subscriber.domain)
+        domain, usages = read_reports(data, subscriber.domain)
         self._service.messages += 1
         if not subscriber.domain:
             try:
-                allocator.begin(subscriber, reports.domain)
+                allocator.begin(subscriber, domain)
             except StoreUnavailable as error:
                 raise Unavailable(str(error), reason="POLICY_STORE_UNAVAILABLE") from error
-        count = 0
-        for message in reports.bucket_quota_usages:
-            count += 1
-            if count % _CHUNK == 0:
+        work = 0
+        for usage in usages:
+            work += 1
+            allowed, denied = usage.num_requests_allowed, usage.num_requests_denied
+            if allowed or denied:
+                allowed, denied = min(allowed, MAX_CALLS), min(denied, MAX_CALLS)
+            if not allocator.report(subscriber, usage.bucket_id, allowed, denied):
+                work += _NEW
+                self._begin(usage, allowed, denied)
+            if work >= _CHUNK:
+                work = 0
                 await asyncio.sleep(0)
-            usage = read_usage(message)
-            if allocator.report(subscriber, usage):
-                continue
-            if is_answerable(message.bucket_id):
-                allocator.subscribe(subscriber, usage, entries_of(message.bucket_id))
-            else:
-                self._service.unanswered += 1
-        return count
+        return len(usages)
+
+    def _begin(self, reported: BucketUsage, allowed: int, denied: int) -> None:
+        """Take what is reported of a bucket whose id did not come like this before: it may be in another order."""
+        bucket_id = read_bucket(reported.bucket_id)
+        bucket = name_of(bucket_id)
+        if self._allocator.report(self._subscriber, bucket, allowed, denied):
+            return
+        if is_answerable(bucket_id):
+            usage = Usage(bucket, allowed, denied, reported.time_elapsed.seconds > 0)
+            self._allocator.subscribe(self._subscriber, usage, entries_of(bucket_id))
+        else:
+            self._service.unanswered += 1

@@ -1,6 +1,7 @@
 """The charge script: its text, and the encoding of its arguments and its reply, which `lua/charge.lua` documents."""
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import NamedTuple
@@ -26,8 +27,7 @@ from ratelimit_service.decision.charge import (
     Returned,
     Settle,
 )
-from ratelimit_service.decision.limit import MICRO, Concurrency, Mode, Quota, TokenBucket, Window
-from ratelimit_service.decision.usage import Series
+from ratelimit_service.decision.limit import MICRO, Concurrency, Limit, Mode, Quota, TokenBucket, Window
 
 _LUA = files(__package__) / "lua"
 # A script without flags is one that writes: a replica, and a server out of memory, reject it before it runs.
@@ -86,7 +86,6 @@ def kind_of(quota: Quota) -> int:
 ONE_TAG = b"{u}"
 """The tag of the keys of usage, but for a cluster: there each partition has its own."""
 
-_MAX_SHORT = 0xFFFF  # bytes of a MessagePack string with a length of 16 bits
 _FIXINT_END = 128  # non-negative numbers below it are one byte in MessagePack
 _SMALL = 4_096  # above the number of keys of a script: at most batcher.MAX_SIZE buckets, and as many requests
 
@@ -94,12 +93,6 @@ _SMALL = 4_096  # above the number of keys of a script: at most batcher.MAX_SIZE
 def pack_number(number: int) -> bytes:
     """Encode a whole number in MessagePack."""
     return bytes([number]) if 0 <= number < _FIXINT_END else b"\xd3" + number.to_bytes(8, signed=True)
-
-
-def pack_text(text: bytes) -> bytes:
-    """Encode UTF-8 as a MessagePack string."""
-    size = len(text)
-    return (b"\xda" + size.to_bytes(2) if size <= _MAX_SHORT else b"\xdb" + size.to_bytes(4)) + text
 
 
 def pack_array(elements: Collection[bytes]) -> bytes:
@@ -116,6 +109,7 @@ _GRANTS = 32768
 _EXHAUSTED = -1  # the reply to a charge that time alone will let fit
 _BEFORE = 2  # the reply to the return of a grant that was returned before
 _KINDS_END = 16  # above all kinds
+_MAX_TERMS = 1_000  # limits that are kept encoded
 _KINDS = {window: kind for kind, window in enumerate(Window, start=2)}
 _SLOTS = 9  # the kind of a concurrency limit
 
@@ -131,10 +125,9 @@ class Encoded(NamedTuple):
     reserves: bool = False
 
 
-class _EncodedBucket(NamedTuple):
-    """The parts of a charge that depend on the bucket alone: its key, encoded for the wire, and its limit."""
+class _EncodedTerms(NamedTuple):
+    """The parts of a charge that depend on the limit of a bucket alone: one object for all its buckets."""
 
-    key: bytes
     limit: bytes
     overdraft: bytes
     """Empty if it is not set."""
@@ -171,13 +164,13 @@ class Encoder:
                 if counted:
                     ((series, spent, calls, positions),) = counted
                     simple = positions is None and spent == cost and calls == 1
-                    field = series.encoded or _encode_series(series)
+                    field = series.encoded
                     which = fields.setdefault(field, len(fields) + 1)
                 else:
                     simple, which = True, 0
-                key, limit, overdraft = bucket.encoded or _encode_bucket(bucket)
+                limit, overdraft = bucket.terms or _encode_bucket(bucket)
                 if simple and not overdraft:
-                    index = keys.setdefault(key, len(keys) + 1)
+                    index = keys.setdefault(bucket.encoded, len(keys) + 1)
                     parts += (
                         _ONE_BUCKET,
                         numbers[which],
@@ -189,7 +182,7 @@ class Encoder:
                     continue
             count = len(buckets)
             reserved: tuple[int, ...] = ()
-            encoded = [bucket.encoded or _encode_bucket(bucket) for bucket in buckets]
+            encoded = [bucket.terms or _encode_bucket(bucket) for bucket in buckets]
             wide = afterwards or bool(reservation) or any(each.overdraft for each in encoded)
             reserves = reserves or afterwards or bool(reservation)
             if reservation:
@@ -212,8 +205,8 @@ class Encoder:
                 key = _bulk(_record_key(buckets[0].partition if buckets else 0, reservation))
                 index = keys.setdefault(key, len(keys) + 1)
                 parts += (numbers[index], *map(pack_number, terms))
-            for position, ((key, limit, overdraft), cost) in enumerate(zip(encoded, costs, strict=True)):
-                index = keys.setdefault(key, len(keys) + 1)
+            for position, (bucket, (limit, overdraft), cost) in enumerate(zip(buckets, encoded, costs, strict=True)):
+                index = keys.setdefault(bucket.encoded, len(keys) + 1)
                 parts += (numbers[index], numbers[cost] if 0 <= cost < _SMALL else pack_number(cost), limit)
                 if wide:
                     parts.append(overdraft or _NO_OVERDRAFT)
@@ -251,7 +244,7 @@ class Encoder:
         """The number in place of the series, and what follows the buckets."""
         blocks: list[bytes] = []
         for series, cost, calls, positions in counted:
-            field = series.encoded or _encode_series(series)
+            field = series.encoded
             which = pack_number(fields.setdefault(field, len(fields) + 1))
             if positions is None and calls == 1 and len(counted) == 1 and costs and cost == costs[0]:
                 return which, ()
@@ -262,13 +255,15 @@ class Encoder:
         return pack_number(-len(counted)), blocks
 
 
-def _encode_series(series: Series) -> bytes:
-    series.encoded = pack_text(series.field)
-    return series.encoded
+def _encode_bucket(bucket: Bucket) -> _EncodedTerms:
+    """Have BUCKET keep its key, encoded for the wire, and its terms, which are returned."""
+    bucket.encoded = _bulk(bucket_key(bucket))
+    terms = bucket.terms = _encode_terms(bucket.limit, bucket.family)
+    return terms
 
 
-def _encode_bucket(bucket: Bucket) -> _EncodedBucket:
-    limit = bucket.limit
+@lru_cache(_MAX_TERMS)
+def _encode_terms(limit: Limit, family: int) -> _EncodedTerms:
     algorithm = limit.algorithm
     if isinstance(algorithm, TokenBucket):
         kind, rate = 1, algorithm.rate
@@ -277,11 +272,9 @@ def _encode_bucket(bucket: Bucket) -> _EncodedBucket:
     else:
         kind, rate = _KINDS[algorithm.window], (0, 0)
     sign = 1 if limit.mode is Mode.ENFORCE else -1
-    number = sign * (kind + _KINDS_END * bucket.family)
+    number = sign * (kind + _KINDS_END * family)
     packed = b"".join(map(pack_number, (number, limit.capacity * MICRO, *rate)))
-    overdraft = b"" if limit.overdraft is None else pack_number(limit.overdraft * MICRO)
-    encoded = bucket.encoded = _EncodedBucket(_bulk(bucket_key(bucket)), packed, overdraft)
-    return encoded
+    return _EncodedTerms(packed, b"" if limit.overdraft is None else pack_number(limit.overdraft * MICRO))
 
 
 class _Holding(NamedTuple):

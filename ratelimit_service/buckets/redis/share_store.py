@@ -1,6 +1,7 @@
 """What is held of pools, for all servers (`lua/shares.lua`)."""
 
 from collections.abc import Collection, Sequence
+from struct import Struct
 from typing import Any, Final, cast
 
 from ratelimit_service.buckets.closing import Closing
@@ -8,8 +9,6 @@ from ratelimit_service.buckets.redis.batcher import Route
 from ratelimit_service.buckets.redis.command import Closable, run_script
 from ratelimit_service.buckets.redis.script import (
     Script,
-    pack_array,
-    pack_number,
     partition_tag,
     pool_key,
     share_script,
@@ -18,6 +17,9 @@ from ratelimit_service.decision.assignments.shares import Announced, Position, S
 
 _TIMEOUT: Final = 2.0
 _ANNOUNCEMENTS: Final = partition_tag(0) + b":a:"
+_PART: Final = 5  # numbers of a visit, and of each of its bids
+_pack: Final = Struct(">" + "Bq" * _PART).pack  # as MessagePack, in one go: most are not small enough for less
+_INT64: Final = 0xD3
 
 
 class RedisShareStore(Closing):
@@ -76,14 +78,15 @@ class RedisShareStore(Closing):
 
 
 def _encode(visits: Sequence[Visit]) -> tuple[bytes, bytes]:
-    numbers: list[int] = []
+    parts: list[bytes] = []
     names: list[bytes] = []
+    i = _INT64
     for _, _, units, burst, least, bids, keep in visits:
-        numbers += (units, burst, least, keep, len(bids))
+        parts.append(_pack(i, units, i, burst, i, least, i, keep, i, len(bids)))
         for holder, kind, demand, own_units, own_burst, renew_us in bids:
-            numbers += (kind, demand, own_units, own_burst, renew_us)
+            parts.append(_pack(i, kind, i, demand, i, own_units, i, own_burst, i, renew_us))
             names.append(holder)
-    return pack_array([pack_number(number) for number in numbers]), b"".join(names)
+    return b"\xdd%b%b" % ((_PART * len(parts)).to_bytes(4), b"".join(parts)), b"".join(names)
 
 
 def _decode(visits: Sequence[Visit], reply: Sequence[int]) -> list[Visited]:

@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 from ratelimit_service.buckets.closing import Closing
 from ratelimit_service.buckets.redis.batcher import Route
 from ratelimit_service.buckets.redis.command import Closable, run_script
-from ratelimit_service.buckets.redis.script import pack_array, pack_number, pack_text, usage_key, usage_script
+from ratelimit_service.buckets.redis.script import pack_array, pack_number, usage_key, usage_script
+from ratelimit_service.decision.usage import pack_text
 from ratelimit_service.decision.usage_tally import UsageRow
 
 _KNOWN_MS: Final = 86_400_000

@@ -47,6 +47,9 @@ ASSIGNMENTS: Final = ("token_bucket", "allow_all", "deny_all", "abandon")
 _DEMAND_SECONDS: Final = 1.0
 """For which requests are counted at least before they are a demand."""
 
+_RENEWAL: Final = 1.0
+"""Seconds between two looks for what is to be renewed, and between two rounds while there is no limit to share."""
+
 _CHUNK: Final = 100
 """Buckets that are matched with rules before others get their turn."""
 
@@ -87,6 +90,7 @@ class Allocator:
         self._pools: dict[str, Pool] = {}
         self._subscribers: dict[Subscriber, None] = {}
         self._renewals: dict[int, list[Subscription]] = {}
+        self._levels: dict[Pool, None] = {}  # those whose totals depend on what limits have left
         self.payments = Payments(buckets, now)
         self.sharing = Sharing(shares, self._pools, self, self.payments.refresh, now)
         self._renewed_to = int(now())
@@ -122,9 +126,8 @@ class Allocator:
         subscriber.tree = self._rules.get(domain)
         subscriber.domain = domain
 
-    def report(self, subscriber: Subscriber, usage: Usage) -> bool:
-        """Take note of what was decided of a bucket. Returns False if the stream did not have it yet."""
-        bucket, allowed, denied, _ = usage
+    def report(self, subscriber: Subscriber, bucket: bytes, allowed: int, denied: int) -> bool:
+        """Take note of the requests decided of a bucket. Returns False if the stream did not have it yet."""
         subscription = subscriber.subscriptions.get(bucket)
         if subscription is None:
             return False
@@ -132,7 +135,7 @@ class Allocator:
         counted = allowed + denied
         subscription.reported_at = now
         if counted:
-            subscription.used_at = now
+            subscription.used_at = self.sharing.used_at = now
             subscriber.subscriptions.move_to_end(bucket)
             self._spend(subscription, allowed, denied)
         elif not (subscription.demand or subscription.counted):
@@ -184,7 +187,7 @@ class Allocator:
         while self.payments.lowered:
             self.sharing.want(self.payments.lowered.pop())
         now = self._now()
-        if now - self._checked >= 1.0:
+        if now - self._checked >= _RENEWAL:
             self._checked = now
             self._renew(now)
             self._visit_again()
@@ -242,7 +245,7 @@ class Allocator:
         if terms is None:
             return
         series = terms.limit_set.series
-        if series.field:
+        if series.encoded:
             by_limit = (denied,) if len(terms.limit_set.limits) == 1 else ()
             self._usage.add(series, (allowed, allowed, denied, 0, 0, *by_limit))
         if subscription.pool is not None and allowed:
@@ -264,6 +267,10 @@ class Allocator:
             elif not pool.terms.is_as(terms):
                 pool.renew(terms, now)
             pool.subscriptions[subscription.holder] = subscription
+            if terms.has_level:
+                self._levels[pool] = None
+            else:
+                self._levels.pop(pool, None)
         if before is not None and before is not pool:
             before.leave(subscription, Kind.GONE, now)
             self.sharing.want(before)
@@ -318,11 +325,12 @@ class Allocator:
     def _drop_if_unused(self, pool: Pool) -> None:
         if pool.is_unused and self._pools.get(pool.name) is pool:
             del self._pools[pool.name]
+            self._levels.pop(pool, None)
             self.sharing.forget(pool)
 
     async def _keep_ticking(self) -> None:
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK if self._pools else _RENEWAL)
             await self.tick()
 
     def _renew(self, now: float) -> None:
@@ -354,8 +362,8 @@ class Allocator:
     def _visit_again(self) -> None:
         """Visit pools of limits whose windows have ended since they were examined."""
         now = self._now()
-        for pool in self._pools.values():
-            if pool.terms.has_level and any(
+        for pool in self._levels:
+            if any(
                 debt.seen is not None and debt.seen.reset_us and debt.seen_at + debt.seen.reset_us / MICRO <= now
                 for debt in pool.debts
             ):

@@ -70,8 +70,9 @@ class Pool:
     def visited(self, own: OwnVisit, result: Visited) -> None:
         """Note that a visit was made."""
         self.holders = result.holders
-        gone = {bid.holder for bid, each in zip(own.visit.bids, own.subscriptions, strict=True) if each is None}
-        self.leaving = [bid for bid in self.leaving if bid.holder not in gone]
+        if self.leaving:
+            gone = {bid.holder for bid, each in zip(own.visit.bids, own.subscriptions, strict=True) if each is None}
+            self.leaving = [bid for bid in self.leaving if bid.holder not in gone]
         if own.visit.keep == self.keep:
             self.keep = ALL
 

@@ -112,11 +112,12 @@ NO_SHARE: Final = Share(0, 0, 0, short=False)
 class Visited(NamedTuple):
     """What became of a visit: a share for each bid, in their order.
 
-    `holders`: how many the pool has. `others_over`: whether others hold too much, so that their servers should come.
+    `holders`: how many the pool has. `others_due`: whether servers of others should come, since these hold too much, or
+    are to have more of what a holder here has just given up.
     """
 
     holders: int
-    others_over: bool
+    others_due: bool
     shares: Sequence[Share]
 
 
@@ -215,7 +216,7 @@ def visit(state: PoolState | None, made: Visit, now_us: int) -> tuple[PoolState,
     sharing = _Sharing(state, made, units, new)
     sharing.lower()
     sharing.give(nothing=state.quiet_us > now_us)
-    return state, Visited(sharing.targets.holders, sharing.others_over, sharing.shares(now_us))
+    return state, Visited(sharing.targets.holders, sharing.others_due, sharing.shares(now_us))
 
 
 class _Sharing:
@@ -233,6 +234,7 @@ class _Sharing:
         self._own = [(index, bid, each) for index, bid, each in bids if each.demand != _LEFT]
         self._changed = {*new, *(index for index, bid, _ in self._own if bid.kind is not Kind.KEPT)}
         self._short: set[int] = set()
+        self._gave_up = False
 
     def lower(self) -> None:
         """Have holders give up what they have too much."""
@@ -241,6 +243,7 @@ class _Sharing:
             if each.units > target and (self._rest < 0 or each.units > target * (1 + self._step)):
                 self._rest += each.units - target
                 each.units = target
+                self._gave_up = True
                 self._changed.add(index)
             if each.burst > self.targets.burst:
                 self._burst_rest += each.burst - self.targets.burst
@@ -277,17 +280,26 @@ class _Sharing:
         return shares
 
     @property
-    def others_over(self) -> bool:
-        """Whether others have too much that is needed."""
-        if not self._short and self._rest >= 0:
+    def others_due(self) -> bool:
+        """Whether others have too much that is needed, or much too little of what was given up here.
+
+        Those without a share come by themselves.
+        """
+        needed = bool(self._short) or self._rest < 0
+        spare = self._gave_up and self._rest > 0
+        if not (needed or spare):
             return False
         mine = {bid.holder for bid in self._made.bids}
         tolerance = 0 if self._rest < 0 else self._step
-        return any(
-            each.units > self.targets.units(each.demand) * (1 + tolerance) or each.burst > self.targets.burst
-            for holder, each in self._held.items()
-            if holder not in mine and each.demand != _LEFT
-        )
+        for holder, each in self._held.items():
+            if holder in mine or each.demand == _LEFT:
+                continue
+            target = self.targets.units(each.demand)
+            if needed and (each.units > target * (1 + tolerance) or each.burst > self.targets.burst):
+                return True
+            if spare and 0 < each.units < target * (1 - _STEP):
+                return True
+        return False
 
     def _give_burst(self, index: int, each: _Held, *, nothing: bool) -> None:
         target = self.targets.burst

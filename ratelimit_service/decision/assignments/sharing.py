@@ -1,6 +1,7 @@
 """Visits of pools: what this process says of its holders there, and what they get."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from secrets import token_bytes
@@ -12,6 +13,13 @@ from ratelimit_service.decision.ports import StoreUnavailable
 
 WATCH: Final = 0.1
 """Seconds between two reads of announcements, and before a pool is visited again of which somebody is to have more."""
+
+REST_WATCH: Final = 0.5
+"""The former while no bucket here is used. Somebody at another server may wait for so long for a share of what is held
+here; read ten times a second, announcements would cost more than all else of 10,000 buckets at rest."""
+
+BUSY_SECONDS: Final = 10.0
+"""For which buckets count as used after a request was reported: two reports."""
 
 SLOW_WATCH: Final = 1.0
 """The same after a failure, while there is no pool, and when nobody has given it up for long."""
@@ -58,11 +66,13 @@ class Sharing:
         self._holders = holders
         self._refresh = refresh
         self._now = now
-        self._wanted: dict[Pool, None] = {}
+        self._wanted: OrderedDict[Pool, None] = OrderedDict()
         self._any, self._urgent = asyncio.Event(), asyncio.Event()
         self._short: dict[Pool, tuple[float, float]] = {}  # when each is visited again, and the pause after that
         self._worker = token_bytes(_WORKER_BYTES)
         self._position = Position()
+        self.used_at = now()
+        """When a request was reported last, or somebody waited for a share, in monotonic seconds."""
 
     @property
     def short(self) -> int:
@@ -74,6 +84,7 @@ class Sharing:
         self._wanted[pool] = None
         self._any.set()
         if urgent:
+            self.used_at = self._now()
             self._urgent.set()
 
     def forget(self, pool: Pool) -> None:
@@ -95,8 +106,7 @@ class Sharing:
         pools: list[Pool] = []
         holders = 0
         while self._wanted and len(pools) < _MAX_POOLS and holders < _MAX_HOLDERS:
-            pool = next(iter(self._wanted))
-            del self._wanted[pool]
+            pool, _ = self._wanted.popitem(last=False)
             if pool.is_shared and (pool.subscriptions or pool.leaving):
                 pools.append(pool)
                 holders += max(pool.holders, len(pool.subscriptions))
@@ -107,10 +117,17 @@ class Sharing:
             await self._visit(pools)
         return bool(self._wanted)
 
+    @property
+    def pause(self) -> float:
+        """Seconds before announcements are read again."""
+        if not self._pools:
+            return SLOW_WATCH
+        return WATCH if self._short or self._now() - self.used_at < BUSY_SECONDS else REST_WATCH
+
     async def keep_watching(self) -> None:
         """Watch, until cancelled."""
         while True:
-            await asyncio.sleep(WATCH if self._pools else SLOW_WATCH)
+            await asyncio.sleep(self.pause)
             if not await self.watch():
                 await asyncio.sleep(SLOW_WATCH)
 
@@ -152,7 +169,7 @@ class Sharing:
                 self._short[pool] = now + pause, min(2 * pause, SLOW_WATCH)
             else:
                 self._short.pop(pool, None)
-            if result.others_over:
+            if result.others_due:
                 over.append(self._worker + pool.name.encode())
         if over:
             with suppress(StoreUnavailable):

@@ -26,6 +26,12 @@ TTL: Final = 15
 MAX_TTL: Final = 60
 """Seconds for which one holds that stays as it is."""
 
+_LEFT: Final = 5.0
+"""Seconds for which an assignment holds when it is to be renewed: a stream that is cut just before is opened again
+within five. Renewals are looked for once a second, so that some two less may be left."""
+
+_LEFT_PART: Final = 6
+"""The same, as one in so many parts of its time: of MAX_TTL, two reports and so two attempts to open a stream."""
 
 _CARRIED_SECONDS: Final = MAX_TTL + 5.0
 """After which a bucket that Envoy had before its stream has no share from then any more."""
@@ -139,7 +145,8 @@ class Subscription:
     def _begin(self, ttl: int, now: float) -> None:
         self.ttl = ttl
         self.renew_us = 0
-        self.until, self.renew_at = now + ttl, now + ttl * 2 / 3
+        self.until = now + ttl
+        self.renew_at = self.until - max(ttl / _LEFT_PART, _LEFT)
 
 
 class Subscriber:

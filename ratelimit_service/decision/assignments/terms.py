@@ -52,7 +52,7 @@ class Terms:
     `unsupported`: what is denied since it has an overdraft: its calls are charged what only their ends show.
     """
 
-    __slots__ = ("_enforced", "_rate", "has_level", "interval", "limit_set", "strategy", "unsupported")
+    __slots__ = ("_enforced", "_fixed", "_rate", "has_level", "interval", "limit_set", "strategy", "unsupported")
 
     def __init__(self, limit_set: LimitSet) -> None:
         self.limit_set = limit_set
@@ -70,6 +70,7 @@ class Terms:
         rates = [_rate(limit, limit.capacity) for limit, _ in self._enforced]
         self._rate = min(rates, default=0.0)
         self.interval = next((each for each in INTERVALS if self._rate * each >= UNITS), INTERVALS[-1])
+        self._fixed = self._totals(()) if self.strategy is Strategy.TOKEN_BUCKET and not self.has_level else None
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -87,12 +88,15 @@ class Terms:
 
     def totals(self, seen: Sequence[LimitResult | None]) -> Totals:
         """What may be spent now. SEEN is what each of `buckets` had left lately, None where nobody has looked."""
+        return self._fixed or self._totals(seen)
+
+    def _totals(self, seen: Sequence[LimitResult | None]) -> Totals:
         rate, burst, least = self._rate, MAX_UINT32, 1
         for limit, index in self._enforced:
-            result = seen[index]
             if not _has_level(limit):
                 burst = min(burst, _burst(limit))
                 continue
+            result = seen[index]
             left = limit.capacity if result is None else max(result.remaining, 0) // MICRO
             rate = min(rate, _rate(limit, left))
             burst, least = min(burst, -(-left // _AT_ONCE)), 0

@@ -23,12 +23,12 @@ def counted(parts: Sequence[Part]) -> tuple[Counted, ...]:
     """What the charge of a request counts for. Peeks count for nothing."""
     if len(parts) == 1:
         series, hits, _ = parts[0]
-        return (Counted(series, hits, 1 if hits > 0 else 0),) if hits and series.field else ()
+        return (Counted(series, hits, 1 if hits > 0 else 0),) if hits and series.encoded else ()
     merged: dict[bytes, Counted] = {}
     for series, hits, own in parts:
-        if hits and series.field:
-            _, cost, calls, positions = merged.get(series.field) or Counted(series, 0, 0, ())
-            merged[series.field] = Counted(series, cost + hits, 1 if hits > 0 else calls, (*(positions or ()), *own))
+        if hits and series.encoded:
+            _, cost, calls, positions = merged.get(series.encoded) or Counted(series, 0, 0, ())
+            merged[series.encoded] = Counted(series, cost + hits, 1 if hits > 0 else calls, (*(positions or ()), *own))
     return tuple(merged.values())
 
 
@@ -48,9 +48,9 @@ def counts_of(decided: Sequence[Decided], *, afterwards: bool = False) -> Iterat
     allowed = afterwards or all(each.status.allowed for each in decided)
     merged: dict[bytes, tuple[Series, list[int]]] = {}
     for series, hits, status in decided:
-        if not hits or not series.field:
+        if not hits or not series.encoded:
             continue
-        _, counts = merged.setdefault(series.field, (series, [0] * 5))
+        _, counts = merged.setdefault(series.encoded, (series, [0] * 5))
         if allowed:
             counts[1] += hits
         if hits < 0:

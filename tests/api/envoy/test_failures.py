@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 import grpc
 import psutil
@@ -166,12 +167,21 @@ def test_a_service_that_hangs(
     server.close()
 
 
+@pytest.fixture(scope="module")
+def renewing(serve: Serve) -> Callable[[str], Server]:
+    """The server of a transport that renews connections each second, for the tests up to that which ends it."""
+    return cache(lambda transport: serve(transport, workers=2, max_connection_age=1))
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_connections_have_an_age(
-    transport: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+    transport: str,
+    renewing: Callable[[str], Server],
+    upstream: Upstream,
+    start_front: Callable[[Json], FrontEnvoy],
 ) -> None:
     """Envoy's connections to the service are renewed, so that calls spread again, and no call fails on the way."""
-    server = serve(transport, max_connection_age=1)
+    server = renewing(transport)
     _, key = server.key("wide")
     limits = rate_limit_filter(failure_mode_deny=True)
     routes = [route(from_headers(api_key="x-api-key"))]
@@ -180,15 +190,17 @@ def test_connections_have_an_age(
     while envoy.statistic("cluster.ratelimit.upstream_cx_total") < 3:
         assert time.monotonic() < deadline, "the connection is never renewed"
         assert envoy.get(x_api_key=key).status == 200
-    server.close()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_rolling_restart(
-    transport: str, serve: Serve, upstream: Upstream, start_front: Callable[[Json], FrontEnvoy]
+    transport: str,
+    renewing: Callable[[str], Server],
+    upstream: Upstream,
+    start_front: Callable[[Json], FrontEnvoy],
 ) -> None:
     """While workers are replaced one by one no request through Envoy fails, though it is set to deny on failure."""
-    server = serve(transport, workers=2)
+    server = renewing(transport)
     _, key = server.key("wide")
     limits = rate_limit_filter(failure_mode_deny=True)
     routes = [route(from_headers(api_key="x-api-key"))]

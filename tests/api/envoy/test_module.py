@@ -82,7 +82,7 @@ def test_keys(server: Server, start: Start) -> None:
     envoy = start()
     key_id, key = server.key("once")
     assert envoy.get().status == 401
-    assert envoy.get(x_api_key=key[:-1] + "x").status == 401
+    assert envoy.get(x_api_key=key[:-1] + ("0" if key[-1] != "0" else "1")).status == 401
     replies = [envoy.get("/a/./b//c", x_api_key=key) for _ in range(10)]
     assert {reply.status for reply in replies} == {200}
     assert "x-api-key" not in replies[0].upstream_headers

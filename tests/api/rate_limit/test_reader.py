@@ -66,7 +66,7 @@ class World:
     async def change(self, kind: ChangeKind = ChangeKind.KEY, **fields: object) -> None:
         """Change what is known of the key, and invalidate what is cached of it."""
         key_id = self.api_key.key_id
-        self.source.records[key_id] = replace(self.source.records[key_id], **fields)
+        self.source.records[key_id] = self.source.records[key_id].having(**fields)
         await self.cache.apply([Change(kind, key_id if kind is ChangeKind.KEY else "free")])
         while self.cache.refresh_age > 0:  # noqa: ASYNC110  of a plan its keys are read in the background
             await asyncio.sleep(0)

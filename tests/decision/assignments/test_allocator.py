@@ -6,6 +6,7 @@ from decision.assignments.world import STEP, Envoy, World, taken
 from decision.descriptors.world import ALLOW, BLOCKED, DENY, LOCAL, SHADOW, UNLIMITED, bucket, node, quota
 from ratelimit_service.decision.assignments import subscriptions
 from ratelimit_service.decision.assignments.allocator import IDLE_SECONDS
+from ratelimit_service.decision.assignments.sharing import REST_WATCH, SLOW_WATCH, WATCH
 from ratelimit_service.decision.assignments.subscriptions import Assignment, Usage
 from ratelimit_service.decision.assignments.terms import Strategy
 from ratelimit_service.decision.charge import Charge
@@ -83,6 +84,7 @@ async def test_servers_share() -> None:
         (BLOCKED, Strategy.DENY_ALL),
         (bucket(10, mode=SHADOW), Strategy.ALLOW_ALL),
         (bucket(10, overdraft=5), Strategy.DENY_ALL),
+        (quota(10, Window.DAY, overdraft=5), Strategy.DENY_ALL),
         (quota(10, Window.SECOND), Strategy.TOKEN_BUCKET),
     ],
 )
@@ -307,7 +309,7 @@ async def test_a_bucket_that_is_not_reported_any_more() -> None:
         allocator.subscribe(stream, Usage(b"x", 0, 1, carried=True), dict(SEARCH))
         await running.run(1)
         assert len(running.shares.states) == 1
-        await running.run(55)
+        await running.run(65)
         assert allocator.buckets == 0
         assert running.shares.states == {}
 
@@ -321,7 +323,7 @@ async def test_a_stream_has_so_many_buckets(monkeypatch: pytest.MonkeyPatch) -> 
         allocator.begin(stream, "shop")
         for user in "abc":
             allocator.subscribe(stream, Usage(user.encode(), 0, 1, carried=False), {"user": user})
-        allocator.report(stream, Usage(b"a", 1, 0, carried=True))
+        allocator.report(stream, b"a", 1, 0)
         allocator.subscribe(stream, Usage(b"d", 0, 1, carried=False), {"user": "d"})
         await running.run(0.2)
         sent = {each.bucket: each.strategy for each in await taken(stream)}
@@ -330,6 +332,22 @@ async def test_a_stream_has_so_many_buckets(monkeypatch: pytest.MonkeyPatch) -> 
         allocator.subscribe(stream, Usage(b"e" * 960, 0, 1, carried=False), {"user": "e"})
         assert list(stream.subscriptions) == [b"e" * 960]
     assert allocator.streams == 0
+
+
+async def test_announcements_are_read_less_often_at_rest() -> None:
+    """Once no request was reported twice in a row; again as often with the next one."""
+    running = await world()
+    sharing = running.servers[0].sharing
+    assert sharing.pause == SLOW_WATCH
+    envoy = running.envoy(demand=100)
+    await running.run(8)
+    assert sharing.pause == WATCH
+    envoy.demand = 0
+    await running.run(18)
+    assert sharing.pause == REST_WATCH
+    envoy.demand = 100
+    await running.run(6)
+    assert sharing.pause == WATCH
 
 
 async def test_values_that_share_a_limit() -> None:

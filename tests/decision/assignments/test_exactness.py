@@ -56,6 +56,12 @@ async def test_envoys_alone(demands: list[float], capacity: int) -> None:
     assert world.servers[0].payments.forgotten == 0 or capacity < 0.5 * RATE
 
 
+async def test_what_first_reports_free_is_given_on_at_once() -> None:
+    """Also at another server, whose Envoy reported before: what it needs was not free then."""
+    world, _ = await run([300, 10, 10], 10, servers=3)
+    assert len(world.passed(since=5)) >= 0.9 * 5 * RATE
+
+
 async def test_demand_that_moves() -> None:
     """It is noticed with the next reports, and the limit holds all the time."""
     world, _ = await run([300, 10], 12)

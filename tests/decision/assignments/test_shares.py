@@ -46,11 +46,22 @@ def test_the_first_holder_gets_all_and_the_next_an_equal_share() -> None:
     first = pool.visit(new(1))
     assert first == Visited(1, False, [(UNITS, BURST, TTL_US, False)])
     second = pool.visit(new(2))
-    assert second.others_over
+    assert second.others_due
     assert (second.shares[0].units, second.shares[0].ttl_us, second.shares[0].short) == (0, 0, True)
     (given_up,) = pool.visit(Bid(holder(1), Kind.KEPT, -1, UNITS, BURST)).shares
     assert given_up == (UNITS // 2, BURST // 2, TTL_US, False)
     assert pool.visit(new(2)).shares == [(UNITS // 2, BURST // 2, TTL_US, False)]
+
+
+def test_what_is_given_up_is_offered_to_others() -> None:
+    """Once, when it is: whoever does not come for it is not called again and again."""
+    pool = Pool()
+    pool.settle(-1, -1)
+    assert not pool.visit(Bid(holder(0), Kind.KEPT, 2_000)).others_due
+    assert pool.visit(Bid(holder(1), Kind.KEPT, 10)).others_due
+    assert not pool.visit(Bid(holder(1), Kind.KEPT, 10)).others_due
+    (more,) = pool.visit(Bid(holder(0), Kind.KEPT, 2_000)).shares
+    assert more.units > 900
 
 
 @pytest.mark.parametrize(

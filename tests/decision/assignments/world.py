@@ -166,7 +166,7 @@ class Envoy:
         self._allowed = self._refused = 0
         self._reported = now
         allocator = self.world.servers[self._server]
-        if not allocator.report(self.subscriber, usage):
+        if not allocator.report(self.subscriber, self.id, usage.allowed, usage.denied):
             allocator.subscribe(self.subscriber, usage, self.bucket)
 
     async def _receive(self) -> None:

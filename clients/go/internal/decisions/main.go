@@ -152,8 +152,11 @@ func callFor(client *ratelimit.Client, order []string, long time.Duration) (int,
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			count, at := 0, caller*calls/callers
+			count := 0
 			for {
+				// Each takes a few calls from anywhere. If all went through the same order, who waits for a key would be overtaken by
+				// nobody but joined by all others, and from then on they would call each key at the same time.
+				at := rand.IntN(calls - 64)
 				// The time is read now and then: that costs as much as a decision.
 				for range 64 {
 					decision, err := client.Check(context.Background(), ratelimit.CheckRequest{APIKey: order[at], Resource: resource})
@@ -161,7 +164,7 @@ func callFor(client *ratelimit.Client, order []string, long time.Duration) (int,
 						errs[caller] = fmt.Errorf("got %+v, %w", decision, err)
 						return
 					}
-					at = (at + 1) % calls
+					at++
 				}
 				count += 64
 				if !time.Now().Before(ends) {

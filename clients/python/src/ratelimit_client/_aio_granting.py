@@ -101,11 +101,11 @@ class AsyncGranting:
         """What becomes of a call that waits for units, for the client's deadline at most."""
         try:
             await asyncio.wait((waiting.resolved,), timeout=self._deadline)
+            if not waiting.resolved.done():
+                self._book.end_wait(waiting)
+            return waiting.resolved.result()
         finally:
             self._book.abandon(waiting)
-        if waiting.resolved.done():
-            return waiting.resolved.result()
-        return RateLimitError(grpc.StatusCode.DEADLINE_EXCEEDED, "no units were granted within the deadline")
 
     async def close(self) -> None:
         """Return all units. Waits for that for the client's deadline at most."""

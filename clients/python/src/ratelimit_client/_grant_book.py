@@ -40,6 +40,8 @@ _BACKWARD: Final = 10 * SECOND
 """For which calls are checked one by one that units cannot be asked for."""
 _SWEPT: Final = 64
 _MARGIN: Final = 2 * MS
+_SHARE: Final = 4
+"""The part of what a limit has left that one grant has at most."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _MAX_RESOURCE: Final = 256
@@ -120,6 +122,7 @@ class GrantBook:
                 return result
             self._waited += 1
             waiter = wait(line)
+            waiter.began = now
             line.key.waiters.append(waiter)
             if line.key.request is None:
                 self._ask(line.key, line.pool, now)
@@ -133,6 +136,24 @@ class GrantBook:
                 return False
             waiters.remove(waiter)
             return True
+
+    def end_wait(self, waiter: Waiter) -> None:
+        """Resolve a call that has waited for the client's deadline, unless it is resolved already.
+
+        It is denied if the service had fewer units than were wanted meanwhile: a call that fails may be allowed, beyond
+        the limit. Otherwise it fails.
+        """
+        with self._lock:
+            line = waiter.line
+            if waiter not in line.key.waiters:
+                return
+            line.key.waiters.remove(waiter)
+            short = line.pool.short
+            if short is not None and short.at >= waiter.began:
+                waiter.resolve(_denied(line, short, short.at, Origin.SERVICE))
+            else:
+                message = "no units were granted within the deadline"
+                waiter.resolve(RateLimitError(grpc.StatusCode.DEADLINE_EXCEEDED, message))
 
     def answered(self, asked: Asked, response: GrantResponse, now: int) -> None:
         """Take what was granted, and decide the calls that wait."""
@@ -176,7 +197,7 @@ class GrantBook:
             for key in [key for key_id in key_ids for key in self._by_id.get(key_id, ())]:
                 key.denial = None
                 for pool in key.pools:
-                    pool.denial, pool.checked_until = None, 0
+                    pool.denial, pool.short, pool.checked_until = None, None, 0
                 self._release(key, now)
                 self._serve(key, now)
 
@@ -299,7 +320,7 @@ class GrantBook:
         elif key.is_empty and now >= key.rests_until:
             if self._closed or now - key.silent >= _REPORT:
                 key.take_reports()
-            if key.has_reports or any(each.message.unused for each in key.returns):
+            if key.has_reports or key.has_returns(now - _TOO_OLD):
                 self._ask(key, None, now)
 
     def _return_later(self, asked: Asked, now: int) -> None:
@@ -330,6 +351,7 @@ class GrantBook:
             key.key_id = decision.key_id
             self._by_id.setdefault(key.key_id, set()).add(key)
         wait = _nanoseconds(response.ask_again_after)
+        pool.short = None
         if response.granted and response.HasField("decision"):
             self._add(asked, pool, response, now)
         elif response.per_call:
@@ -353,20 +375,21 @@ class GrantBook:
         is_short = missing > 0 and message.remaining // pool.cost < missing
         pool.horizon = ttl // 2
         self._granted += response.granted
-        key.denial = pool.denial = None
+        key.denial = pool.denial = pool.short = None
         pool.add(held, short=is_short, round_trip=self._round_trip)
         # The network may take longer than units last.
         pool.checked_until = now + SECOND if held.expires <= now else 0
-        if is_short:
-            self._came_short(asked, pool, response.decision, now)
+        if missing > message.remaining // pool.cost // _SHARE:  # the next grant has not what is missing either
+            pool.short = Denial(_over_limit(response.decision, _until_one(response.decision)), now, now)
+            if is_short:
+                self._came_short(asked, pool, pool.short)
 
-    def _came_short(self, asked: Asked, pool: Pool, granted: CheckLimitResponse, now: int) -> None:
+    def _came_short(self, asked: Asked, pool: Pool, denial: Denial) -> None:
         """Deny the calls that a limit has no tokens for, which has less left than was wanted."""
-        wait = _until_one(granted)
-        denied = _over_limit(granted, wait)
-        self._refuse(asked, pool, Denial(denied, now, now), granted.remaining // pool.cost)
-        if granted.remaining < pool.cost:
-            self._deny(asked.key, pool, denied, now, wait)
+        denied, now = denial.message, denial.at
+        self._refuse(asked, pool, denial, denied.remaining // pool.cost)
+        if denied.remaining < pool.cost:
+            self._deny(asked.key, pool, denied, now, _nanoseconds(denied.retry_after))
         elif self._paced:
             self._deny(asked.key, pool, denied, now, 0)
 

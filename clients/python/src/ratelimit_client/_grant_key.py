@@ -35,11 +35,13 @@ Result: TypeAlias = Decision | RateLimitError | None
 class Waiter:
     """A call that waits for units. RESOLVE is called with what becomes of it."""
 
-    __slots__ = ("line", "resolve", "sent")
+    __slots__ = ("began", "line", "resolve", "sent")
 
     def __init__(self, line: "Line", resolve: Callable[[Result], None]) -> None:
         self.line = line
         self.resolve = resolve
+        self.began = 0
+        """When it began to wait."""
         self.sent: Asked | None = None
         """The last request that was made while it waited: the one that fails it."""
 
@@ -209,6 +211,10 @@ class Key:
     def has_reports(self) -> bool:
         """Whether something was counted that is not reported yet."""
         return bool(self._spent)
+
+    def has_returns(self, oldest: int) -> bool:
+        """Whether something would be lost if those that ended after OLDEST were not returned."""
+        return any(each.at > oldest and not each.says_nothing for each in self.returns)
 
     def _attach_reports(self, now: int) -> None:
         """Report with a grant that has ended, or else with an id of none, which the service does not know."""

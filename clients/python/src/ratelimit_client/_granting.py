@@ -110,8 +110,8 @@ class Granting:
 
     def wait(self, waiting: Waiting) -> Result:
         """What becomes of a call that waits for units, for the client's deadline at most."""
-        if not waiting.wait(self._deadline) and self._book.abandon(waiting):
-            return RateLimitError(grpc.StatusCode.DEADLINE_EXCEEDED, "no units were granted within the deadline")
+        if not waiting.wait(self._deadline):
+            self._book.end_wait(waiting)
         return waiting.result
 
     def close(self) -> None:

@@ -35,14 +35,18 @@ _WRONG = {
 
 
 class Readiness:
-    """Whether the service at TARGET answers within TIMEOUT seconds from now."""
+    """Whether the service at TARGET answers, and grants units if IS_GRANTED, within TIMEOUT seconds from now."""
 
-    def __init__(self, target: str, timeout: float) -> None:
+    def __init__(self, target: str, timeout: float, *, is_granted: bool) -> None:
         self._target = target
         self._ends = time.monotonic() + timeout
         self._last: RateLimitError | None = None
-        self.request = CheckLimitRequest(cost=0, request_id=new_request_id())
-        """Charges nothing: it has no key. The service checks the token before it rejects that."""
+        no_id = "?" if is_granted else None
+        self.request = CheckLimitRequest(cost=0, request_id=new_request_id(), key_id=no_id)
+        """Charges nothing: it has no key. The service checks the token before it rejects that.
+
+        A key id, though it is none, needs the role that grants do.
+        """
 
     @property
     def remaining(self) -> float:

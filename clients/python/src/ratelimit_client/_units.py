@@ -149,6 +149,7 @@ class Pool:
         "horizon",
         "prefix",
         "resource",
+        "short",
         "wants_more",
     )
 
@@ -165,6 +166,8 @@ class Pool:
         self.demand = Demand(now)
         self.denial: Denial | None = None
         """That by which calls without units are denied, once it was one."""
+        self.short: Denial | None = None
+        """That of calls that wait too long. None unless the last response had fewer units than were wanted."""
         self.denied = 0
         """Calls that were denied so far."""
         self.checked_until = 0

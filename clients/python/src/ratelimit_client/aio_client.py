@@ -145,7 +145,7 @@ class AsyncRateLimitClient:
 
     async def ready(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  as in the client for threads
         """Return once the service has answered over every connection, as `RateLimitClient.ready` does."""
-        readiness = Readiness(self._target, timeout)
+        readiness = Readiness(self._target, timeout, is_granted=self._granting is not None)
         self._open()
         for stub in self._stubs:
             await self._await_answer(stub, readiness)

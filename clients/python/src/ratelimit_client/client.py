@@ -168,7 +168,7 @@ class RateLimitClient:
         Raises RateLimitError with what is wrong: at once for a wrong token, say, and after TIMEOUT seconds (above 0)
         for a service that cannot be reached or fails until then.
         """
-        readiness = Readiness(self._target, timeout)
+        readiness = Readiness(self._target, timeout, is_granted=self._granting is not None)
         for stub in self._stubs:
             self._await_answer(stub, readiness)
         self._connected()

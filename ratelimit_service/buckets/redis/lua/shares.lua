@@ -7,8 +7,9 @@
 --          (0 new, 1 carried, 2 kept, 3 left, 4 gone), the demand (-1: unknown), the units and the burst that it has, and the
 --          microseconds for which it is renewed (0: it is not).
 -- ARGV[2]  the names of the holders of all bids, eight bytes each.
--- Returns one flat array. Per visit: the number of holders, and whether others hold too much (1). Then per bid: units, burst, the
--- microseconds for which it holds them from now on (0: until when it does), and whether it is to have more (1).
+-- Returns one flat array. Per visit: the number of holders, and whether others hold too much, or are to have much more of what was
+-- given up here (1). Then per bid: units, burst, the microseconds for which it holds them from now on (0: until when it does), and
+-- whether it is to have more (1).
 --
 -- A pool is kept as doubles: the units that it was bounded to (0: it is not), when, and until when nothing is given; then for each
 -- holder its name, and as doubles its demand (-2: it has left), units, burst, and until when it holds them.
@@ -129,7 +130,7 @@ for k = 1, #KEYS do
     return floor(base + each.demand + (shared - demands) / divisor)
   end
 
-  local changed, short, any_short, mine = new, {}, false, {}
+  local changed, short, any_short, gave_up, mine = new, {}, false, false, {}
   for i = 1, count do
     local each = bids[i][1]
     mine[bids[i][4]] = true
@@ -137,7 +138,7 @@ for k = 1, #KEYS do
       local target = target_of(each)
       if each.units > target and (rest < 0 or each.units > target * (1 + step)) then
         rest = rest + each.units - target
-        each.units, changed[i] = target, true
+        each.units, changed[i], gave_up = target, true, true
       end
       if each.burst > most_burst then
         burst_rest = burst_rest + each.burst - most_burst
@@ -192,12 +193,15 @@ for k = 1, #KEYS do
 
   local parts = {struct.pack('<ddd', bound, bound_at, quiet)}
   local tolerance = rest < 0 and 0 or step
-  local over = o - 4 * count - 1 -- where it is returned
+  local needed, spare = any_short or rest < 0, gave_up and rest > 0
+  local due = o - 4 * count - 1 -- where it is returned
   for i, each in ipairs(held) do
     parts[i + 1] = struct.pack('<c8dddd', each.name, each.demand, each.units, each.burst, each.ends)
     last = max(last, each.ends)
-    if (any_short or rest < 0) and each.demand ~= LEFT and not mine[each.name] then
-      if each.units > target_of(each) * (1 + tolerance) or each.burst > most_burst then out[over] = 1 end
+    if (needed or spare) and each.demand ~= LEFT and not mine[each.name] then
+      local target = target_of(each)
+      if needed and (each.units > target * (1 + tolerance) or each.burst > most_burst) then out[due] = 1 end
+      if spare and each.units > 0 and each.units < target * (1 - STEP) then out[due] = 1 end
     end
   end
   if bound > 0 then last = max(last, bound_at + 60000000) end

@@ -202,7 +202,7 @@ public final class AsyncRateLimitClient implements AutoCloseable {
     public CompletableFuture<Void> ready(Duration timeout) {
         return calls.isClosed()
                 ? CompletableFuture.failedFuture(RateLimitException.clientIsClosed())
-                : new Readiness(target, calls, connections.all(), timeout).answered();
+                : new Readiness(target, calls, connections.all(), timeout, granting != null).answered();
     }
 
     /**

@@ -33,6 +33,9 @@ final class GrantBook {
     /** For which calls are checked one by one if the network takes longer than units last. */
     private static final long SLOW_TIME = TimeUnit.SECONDS.toNanos(1);
 
+    /** The part of what a limit has left that one grant has at most. */
+    private static final int SHARE = 4;
+
     /** Before units expire that more are asked for, apart from round trips. */
     private static final long MARGIN = TimeUnit.MILLISECONDS.toNanos(2);
 
@@ -82,7 +85,7 @@ final class GrantBook {
     /** The requests that are under way. */
     private int allInFlight;
 
-    private final Object landing = new Object();
+    private final Object noneInFlight = new Object();
 
     GrantBook(Settings settings, Timers timers, Consumer<GrantInFlight> sender) {
         this.clock = settings.clock();
@@ -221,7 +224,7 @@ final class GrantBook {
             key.later(call::alone);
             return null;
         }
-        GrantWaiter waiter = new GrantWaiter(key, line, call);
+        GrantWaiter waiter = new GrantWaiter(key, line, call, now);
         key.await(waiter);
         sendNext(key, now);
         return waiter;
@@ -250,24 +253,40 @@ final class GrantBook {
         }
     }
 
+    /** Ends the wait of a call for its deadline: it is denied if a limit had too few units meanwhile, and fails otherwise. */
+    void timedOut(GrantWaiter waiter) {
+        GrantKey key = waiter.key;
+        locked(key, () -> {
+            if (!key.abandon(waiter)) {
+                return;
+            }
+            GrantDenial shortage = waiter.line.pool().shortage();
+            if (shortage != null && shortage.at() >= waiter.began) {
+                key.later(refused(waiter, shortage, shortage.at()));
+            } else {
+                key.later(() -> waiter.call.failed(RateLimitException.late("no units were granted within the deadline")));
+            }
+        });
+    }
+
     /** Takes the response to a request. What comes after that is of no use. */
     void completed(GrantInFlight request, GrantResponse response) {
-        land(request, now -> answered(request, response, now));
+        end(request, now -> answered(request, response, now));
     }
 
     /** Takes the error of a request, likewise. */
     void failed(GrantInFlight request, RateLimitException error) {
-        land(request, now -> missed(request, error, now));
+        end(request, now -> missed(request, error, now));
     }
 
-    private void land(GrantInFlight request, Consumer<Long> take) {
+    private void end(GrantInFlight request, Consumer<Long> take) {
         GrantKey key = request.key;
         locked(key, () -> {
             if (!key.isInFlight(request) || isStopped) {
                 return;
             }
             long now = now();
-            key.landed();
+            key.endRequest();
             take.accept(now);
             serve(key, now);
             // After what it has left to be sent, which counts as well.
@@ -333,16 +352,19 @@ final class GrantBook {
         if (expires <= now) { // the network takes longer than units last
             pool.checkUntil(now + SLOW_TIME);
         }
-        if (isShort) {
-            cameShort(request, pool, decision, remaining, now);
+        if (missing > remaining / SHARE) { // the next grant has not what is missing either
+            long wait = untilOne(decision);
+            pool.setShortage(new GrantDenial(decision.overLimit(Duration.ofNanos(wait)), now, now));
+            if (isShort) {
+                cameShort(request, pool, wait, remaining, now);
+            }
         }
     }
 
     /** Denies the calls that a limit has no tokens for, which has less left than was wanted. */
-    private void cameShort(GrantInFlight request, GrantPool pool, Decision granted, long remaining, long now) {
-        long wait = untilOne(granted);
-        Decision denied = granted.overLimit(Duration.ofNanos(wait));
-        refuse(request, pool, new GrantDenial(denied, now, now), remaining, now);
+    private void cameShort(GrantInFlight request, GrantPool pool, long wait, long remaining, long now) {
+        Decision denied = pool.shortage().decision();
+        refuse(request, pool, remaining, now);
         if (remaining <= 0) {
             deny(request.key, pool, denied, now, wait);
         } else if (isPaced) {
@@ -354,17 +376,21 @@ final class GrantBook {
      * Denies the last of the calls that wait for units of a pool: those for which the limit had no units left, by so much less than
      * a request wanted that was sent when they waited.
      */
-    private static void refuse(GrantInFlight request, GrantPool pool, GrantDenial denial, long remaining, long now) {
-        GrantKey key = request.key;
+    private static void refuse(GrantInFlight request, GrantPool pool, long remaining, long now) {
         long[] room = {pool.left() + remaining};
-        key.resolve(waiter -> {
+        request.key.resolve(waiter -> {
             if (waiter.sent != request || waiter.line.pool() != pool || --room[0] >= 0) {
                 return Optional.empty();
             }
-            key.countRefused();
-            Decision decision = key.deny(waiter.line, denial, now, Origin.SERVICE);
-            return Optional.of(() -> waiter.call.decided(decision));
+            return Optional.of(refused(waiter, pool.shortage(), now));
         });
+    }
+
+    /** Denies a call that has waited. Returns what is left to be done for it. */
+    private static Runnable refused(GrantWaiter waiter, GrantDenial denial, long now) {
+        waiter.key.countRefused();
+        Decision decision = waiter.key.deny(waiter.line, denial, now, Origin.SERVICE);
+        return () -> waiter.call.decided(decision);
     }
 
     /** Denies calls without units for so long. */
@@ -459,7 +485,7 @@ final class GrantBook {
         if (isClosed || now - key.silentSince() >= REPORT_TIME) {
             key.collect();
         }
-        if (now >= key.returnAt() && (key.hasReports() || key.hasReturns())) {
+        if (now >= key.returnAt() && (key.hasReports() || key.hasReturns(now))) {
             send(key.ask(null, 0, now));
         }
     }
@@ -471,10 +497,10 @@ final class GrantBook {
     }
 
     private void changeInFlight(int by) {
-        synchronized (landing) {
+        synchronized (noneInFlight) {
             allInFlight += by;
             if (allInFlight == 0) {
-                landing.notifyAll();
+                noneInFlight.notifyAll();
             }
         }
     }
@@ -506,7 +532,7 @@ final class GrantBook {
             isIdle[0] = key.quiet(now) >= FORGET_TIME;
         });
         if (isIdle[0]) {
-            keys.forget(key);
+            keys.forget(key, now);
         }
     }
 
@@ -527,7 +553,7 @@ final class GrantBook {
         }
         if (key.isEmpty() && !key.isInFlight()) {
             due = Math.min(due, Math.max(key.silentSince() + REPORT_TIME, now + QUIET_TIME));
-            if (key.hasReturns()) {
+            if (key.hasReturns(now)) {
                 due = Math.max(key.returnAt(), now + MARGIN);
             }
         }
@@ -545,10 +571,10 @@ final class GrantBook {
             serve(key, now());
         }));
         long ends = System.nanoTime() + nanos;
-        synchronized (landing) {
+        synchronized (noneInFlight) {
             try {
                 for (long left = nanos; allInFlight > 0 && left > 0; left = ends - System.nanoTime()) {
-                    TimeUnit.NANOSECONDS.timedWait(landing, left);
+                    TimeUnit.NANOSECONDS.timedWait(noneInFlight, left);
                 }
             } catch (InterruptedException interrupted) {
                 Thread.currentThread().interrupt(); // which is no reason not to close

@@ -137,7 +137,7 @@ final class GrantKey {
         return inFlight != null;
     }
 
-    void landed() {
+    void endRequest() {
         inFlight = null;
     }
 
@@ -194,17 +194,17 @@ final class GrantKey {
     }
 
     /** Whether nothing is held, asked for, or to be reported. */
-    boolean isUnused() {
-        if (isGone || inFlight != null || !waiters.isEmpty() || !isEmpty() || hasReturns()) {
+    boolean isUnused(long now) {
+        if (isGone || inFlight != null || !waiters.isEmpty() || !isEmpty() || hasReturns(now)) {
             return false;
         }
         collect();
         return spent.isEmpty();
     }
 
-    /** Whether there are units to be returned. */
-    boolean hasReturns() {
-        return returns.stream().anyMatch(each -> each.unused > 0);
+    /** Whether there are units to be returned, or calls to be reported with them, that are not too old for it. */
+    boolean hasReturns(long now) {
+        return returns.stream().anyMatch(each -> each.endedAt + TOO_OLD >= now && !each.saysNothing());
     }
 
     boolean hasReports() {

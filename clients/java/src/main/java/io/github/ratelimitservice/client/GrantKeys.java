@@ -45,7 +45,7 @@ final class GrantKeys {
     /** The key of a call, a new one unless there is one by now. Null if there is no room. */
     synchronized GrantKey add(Credential credential, long now) {
         GrantKey known = all.get(credential);
-        if (known != null || count >= most && !makeRoom()) {
+        if (known != null || count >= most && !makeRoom(now)) {
             return known;
         }
         GrantKey key = new GrantKey(credential, now, lines);
@@ -55,21 +55,21 @@ final class GrantKeys {
     }
 
     /** Forgets some keys of which nothing is held or to be reported. Returns whether there were any. */
-    private boolean makeRoom() {
+    private boolean makeRoom(long now) {
         int before = count;
         if (!sweep.hasNext()) {
             sweep = all.values().iterator();
         }
         for (int i = 0; i < SWEPT && sweep.hasNext(); i++) {
-            forget(sweep.next());
+            forget(sweep.next(), now);
         }
         return count < before;
     }
 
     /** Forgets a key, unless something of it is held. */
-    synchronized void forget(GrantKey key) {
+    synchronized void forget(GrantKey key, long now) {
         synchronized (key) {
-            if (!key.isUnused()) {
+            if (!key.isUnused(now)) {
                 return;
             }
             all.remove(key.credential, key);

@@ -62,6 +62,9 @@ final class GrantPool {
     /** Whether so few units are left that more are to be asked for. */
     private boolean wantsMore;
 
+    /** That of calls that have waited for too long. Null unless the last response had fewer units than were wanted. */
+    private GrantDenial shortage;
+
     /** Until when calls are checked one by one. */
     private long checkedUntil;
 
@@ -108,7 +111,16 @@ final class GrantPool {
     /** Has calls ask again that were denied, or checked one by one. */
     void reopen() {
         denial = null;
+        shortage = null;
         checkedUntil = 0;
+    }
+
+    GrantDenial shortage() {
+        return shortage;
+    }
+
+    void setShortage(GrantDenial by) {
+        shortage = by;
     }
 
     void countDenied() {

@@ -83,14 +83,7 @@ final class Granting {
         if (waiter == null) {
             return;
         }
-        Future<?> timer = thread.schedule(
-                () -> {
-                    if (book.abandon(waiter)) {
-                        call.failed(RateLimitException.late("no units were granted within the deadline"));
-                    }
-                },
-                deadlineNanos,
-                TimeUnit.NANOSECONDS);
+        Future<?> timer = thread.schedule(() -> book.timedOut(waiter), deadlineNanos, TimeUnit.NANOSECONDS);
         call.caller.future().whenComplete((decision, error) -> {
             timer.cancel(false);
             if (error != null) {

@@ -29,14 +29,19 @@ final class Readiness {
     private final Deadline deadline;
     private final Caller<Void> caller = new Caller<>(Context.current());
 
-    /** Charges nothing: it has no key. The service checks the token before it rejects that. */
-    private final CheckLimitRequest request =
-            CheckLimitRequest.newBuilder().setCost(0).setRequestId(UUID.randomUUID().toString()).build();
+    /**
+     * Charges nothing: it has no key. The service checks the token before it rejects that. A key id, though it is none, needs the
+     * role that grants do.
+     */
+    private final CheckLimitRequest request;
 
     /** The last error but for a missing answer, which is no cause if there is another. Null until there is one. */
     private RateLimitException cause;
 
-    Readiness(String target, Calls calls, List<Connection> connections, Duration timeout) {
+    Readiness(String target, Calls calls, List<Connection> connections, Duration timeout, boolean isGranted) {
+        CheckLimitRequest.Builder check =
+                CheckLimitRequest.newBuilder().setCost(0).setRequestId(UUID.randomUUID().toString());
+        this.request = isGranted ? check.setKeyId("?").build() : check.build();
         this.target = target;
         this.calls = calls;
         this.connections = connections;

@@ -394,6 +394,34 @@ class GrantBookTest {
         assertTrue(sent >= 20 && sent <= 30, sent + " times");
     }
 
+    /** What was reported without units is reported again likewise, before its key is forgotten. */
+    @Test
+    void reportsAreRepeated() {
+        knows("k");
+        responses.add(granted(2, ""));
+        responsesToReturns.addAll(List.of(away(), GrantResponse.newBuilder()));
+        call("r");
+        call("r");
+        seen();
+        advance(9000);
+        List<GrantRequest> reports = seen();
+        assertEquals(3, reports.size());
+        for (GrantRequest request : reports) {
+            assertEquals(reports.get(0).getReturnsList(), request.getReturnsList());
+            assertEquals(0, request.getReturns(0).getUnused());
+            assertEquals(2, request.getReturns(0).getSpent(0).getAllowed());
+        }
+        responses.add(granted(1, ""));
+        assertTrue(call("r").isAlone);
+        assertTrue(call("r").isAllowed());
+        responsesToReturns.addAll(Collections.nCopies(100, away()));
+        seen();
+        advance(60_000);
+        int sent = seen().size();
+        assertTrue(sent >= 15 && sent <= 25, sent + " times");
+        assertEquals(0, book.keys().count());
+    }
+
     /** A call that gives up takes no unit, and the calls after it are served. */
     @Test
     void callsThatGiveUp() {
@@ -408,6 +436,52 @@ class GrantBookTest {
         assertNull(gone.decision);
         assertTrue(call("r").isAllowed());
         assertEquals(1, seen().size());
+    }
+
+    /** Calls that have waited for too long are denied if a limit had too few units meanwhile: to fail open would lift it. */
+    @Test
+    void callsThatWaitForALimit() {
+        knows("k");
+        takes = Duration.ofMillis(20);
+        responses.addAll(Collections.nCopies(2, granted(1, 20).setResourcePrefix("")));
+        List<Call> calls = IntStream.range(0, 10).mapToObj(i -> call("r")).toList();
+        advance(50);
+        calls.forEach(call -> book.timedOut(call.waiter));
+        assertEquals(2, calls.stream().filter(Call::isAllowed).count());
+        List<Call> denied = calls.stream().filter(Call::isDenied).toList();
+        assertEquals(8, denied.size());
+        for (Call call : denied) {
+            Decision decision = call.decision;
+            assertEquals(List.of(Reason.OVER_LIMIT, "burst"), List.of(decision.reason(), decision.limit()));
+            assertEquals(Duration.ofMillis(50), decision.retryAfter().orElseThrow(), "the time in which the limit gains a token");
+            assertEquals(Origin.SERVICE, decision.origin());
+        }
+        assertEquals(List.of(0L, 0L), List.of(book.grants().allowed(), book.grants().denied()));
+        advance(10);
+        seen();
+        book.close(0);
+        assertEquals(8, seen().get(0).getReturnsList().stream()
+                .flatMap(returned -> returned.getSpentList().stream())
+                .mapToLong(spent -> spent.getDenied())
+                .sum());
+    }
+
+    /** They fail if the service has not responded since they came, or if what it had too few of was withdrawn. */
+    @Test
+    void callsThatWaitForTheService() {
+        knows("k");
+        takes = Duration.ofMillis(20);
+        responses.addAll(Collections.nCopies(2, granted(1, 20).setResourcePrefix("")));
+        List<Call> calls = IntStream.range(0, 3).mapToObj(i -> call("r")).toList();
+        advance(30);
+        takes = Duration.ofSeconds(1);
+        advance(15);
+        Call late = call("r"); // the limit had too few 5 ms ago
+        book.timedOut(late.waiter);
+        assertEquals(Status.Code.DEADLINE_EXCEEDED, late.error.code());
+        book.withdrawn("id");
+        book.timedOut(calls.get(2).waiter);
+        assertEquals(Status.Code.DEADLINE_EXCEEDED, calls.get(2).error.code());
     }
 
     /** Closing returns all units, those included that come later, and has calls that wait fail. */
