@@ -207,7 +207,7 @@ def logged(server: Server) -> str:
 
 
 def unanswered(source: Prometheus) -> list[str]:
-    """The queries of the dashboard that return nothing, or no number, but for those of gateways, of which there is none."""
+    """The queries of the dashboard that return nothing, or no number. Those of gateways are left out: none is here."""
     found = []
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel.get("targets", ()):
