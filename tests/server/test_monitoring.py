@@ -207,10 +207,12 @@ def logged(server: Server) -> str:
 
 
 def unanswered(source: Prometheus) -> list[str]:
-    """The queries of the dashboard that return nothing, or no number."""
+    """The queries of the dashboard that return nothing, or no number. Those of gateways are left out: none is here."""
     found = []
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel.get("targets", ()):
+            if "ratelimit_client_" in target["expr"]:
+                continue
             expression = target["expr"].replace("$instance", ".+").replace("$__rate_interval", "10s")
             values = [each["value"][1] for each in source.query(expression)]
             if not values or set(values) == {"NaN"}:

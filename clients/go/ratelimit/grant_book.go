@@ -533,9 +533,7 @@ func (b *grantBook) isIdle(key *grantKey, due, now time.Duration) bool {
 }
 
 // beforeExpiry is how long before units expire more are asked for.
-func (b *grantBook) beforeExpiry() time.Duration {
-	return 2*time.Duration(b.roundTrip.Load()) + linger + keeperTick + margin
-}
+func (b *grantBook) beforeExpiry() time.Duration { return 2*time.Duration(b.roundTrip.Load()) + margin }
 
 func (b *grantBook) scheduleCheck(key *grantKey, now time.Duration) {
 	if key.isGone {
