@@ -161,6 +161,7 @@ def test_each_model_has_a_budget_of_its_own(gateway: Gateway, model: LanguageMod
     for content_type in ("text/plain", "application/octet-stream", ""):
         assert gateway.post(body, x_api_key=key, content_type=content_type).status == 429
     assert gateway.ask(key, model="small-1", prompt=1, completion=1).status == 200
+    gateway.until_used(key, 205)
     assert model.reported == 205
 
 
