@@ -158,11 +158,6 @@ class Policy:
         return self.record.subject
 
     @property
-    def buckets(self) -> tuple[Bucket, ...]:
-        """Those of its rules."""
-        return _buckets(self.rules)
-
-    @property
     def plan_version(self) -> int:
         """The version of its plan."""
         return self.record.plan_version

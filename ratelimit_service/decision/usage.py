@@ -186,8 +186,8 @@ def parse_counts(value: bytes, limits: int) -> Counts:
     return Counts(allowed, cost, denied, shadow_denied, degraded, pairs, clamped, reserved, settled)
 
 
-def pack_numbers(numbers: Sequence[float]) -> bytes:
-    """Encode counts, or other numbers that doubles represent exactly, without trailing zeros."""
+def pack_numbers(numbers: Sequence[int]) -> bytes:
+    """Encode counts, without trailing zeros."""
     size = len(numbers)
     while size and not numbers[size - 1]:
         size -= 1

@@ -43,3 +43,13 @@ func TestKeysAreExaminedWhenDue(t *testing.T) {
 		}
 	})
 }
+
+// After a long quiet time it begins with the tick of now: it would examine all slots again and again until then.
+func TestTheKeeperSkipsQuietTimes(t *testing.T) {
+	now := time.Duration(0)
+	keeper := newGrantKeeper(func() time.Duration { return now }, func(*grantKey, time.Duration, time.Duration) {}, func() {})
+	now = 30 * 24 * time.Hour
+	if tick := keeper.put(dueKey{now + time.Hour, new(grantKey)}); tick != int64(now/keeperTick)+keeperSlots-1 {
+		t.Errorf("due in the slot of tick %d, and now is %d", tick, now/keeperTick)
+	}
+}
