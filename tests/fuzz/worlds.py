@@ -16,6 +16,7 @@ from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.buckets.local import LocalBucketStore
+from ratelimit_service.decision import settlement
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.assignments.allocator import Allocator
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
@@ -92,6 +93,7 @@ class World:
         refused = ReasonCounts("denied a request that is too large or malformed")
         reserving = MemoryBuckets(self.clock)  # which settles, and is bounded by the limit on open reservations
         holding = DecisionEngine(resolver, reserving, buckets, self.usage, ids)
+        settlement._MAX_READ = _CACHED
         settlements = Settlements(resolver, reserving, ids)
         held = HeldCalls(rules, holding, settlements)
         self.rate_limits = envoy_rls.EnvoyRateLimitService(descriptors, held, headers, self.clock, refused)
