@@ -187,6 +187,7 @@ class DecisionPlane:
     clock_offsets: Mapping[str, Callable[[], Awaitable[float]]]
     """What finds out by how many seconds the clock of a component is ahead of this machine's; raises what its probe
     raises."""
+    denials: DenialMemory
     join: Callable[[], None]
 
 
@@ -436,6 +437,7 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
             recorder=_recorder(settings, spans, access_log),
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
             clock_offsets={POSTGRES: decisions.clock_offset, REDIS: redis_clock.offset},
+            denials=denials,
             join=join,
         )
         metrics.flush()

@@ -5,6 +5,7 @@ the event loop, all that wait at once; whatever else comes goes on to that other
 """
 
 import asyncio
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -28,6 +29,9 @@ _TYPES: Final = "type.googleapis.com"
 _FILTER: Final = f"{_TYPES}/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
 _HEADERS: Final = ("authorization", "grpc-timeout", CERTIFICATE_HEADER, TRACEPARENT, TRACESTATE)
 """What the application reads of a call's headers."""
+
+_COLLECT_SECONDS: Final = 0.05
+"""Between two times at which is counted what was given of kept responses."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -81,12 +85,33 @@ def taking_calls(methods: Mapping[str, App]) -> Iterator[None]:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a call has failed", exc_info=error)
 
+    def collect() -> None:
+        if crossing.collect():
+            collect_later()
+
+    def collect_later() -> None:
+        loop.call_later(_COLLECT_SECONDS, collect)
+
     descriptor = crossing.fileno()
     if descriptor < 0:
         yield
         return
+    keeps = hasattr(crossing, "call_on_kept")  # not before version 0.2
+    if keeps:
+        crossing.call_on_kept(collect_later)
     loop.add_reader(descriptor, take)
     try:
         yield
     finally:
         loop.remove_reader(descriptor)
+        if keeps:
+            crossing.call_on_kept(None)
+            crossing.drop()
+            crossing.collect()
+
+
+def drop_kept() -> None:
+    """Give no response again that is kept now, if this process keeps any."""
+    crossing = sys.modules.get(f"{_PACKAGE}._crossing")
+    if crossing is not None and hasattr(crossing, "drop"):
+        crossing.drop()

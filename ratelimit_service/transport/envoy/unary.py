@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from ratelimit_service.api.authentication import ANONYMOUS, Caller, share_of
+from ratelimit_service.api.lasting import Lasting
 from ratelimit_service.api.messages import missing_message
 from ratelimit_service.api.overload.fair_queue import Generation
 from ratelimit_service.api.reserving import Reserving
@@ -29,6 +30,9 @@ from ratelimit_service.transport.envoy.responses import send_error, send_respons
 from ratelimit_service.transport.envoy.unfinished import MAX_BARE, GivenUp
 
 Request = TypeVar("Request")
+
+KEEP: Final = "http.response.keep"
+"""An event after a response, and the extension that takes it: until a time it may be given to the same call again."""
 
 Call: TypeAlias = Callable[[Request, Caller, float | None], Awaitable[Serializable]]
 """Answers a request of a caller who waits until the deadline, a monotonic time in seconds; None: for any time."""
@@ -85,6 +89,8 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
             code = await _respond_to(error, send, method)
         else:
             code = await send_response(send, framed)
+            if isinstance(response, Lasting) and code is Code.OK and KEEP in scope.get("extensions", ()):
+                await send({"type": KEEP, "until": response.until, "count": given_again(response)})
         took = monotonic() - began
         end(generation, took if code is Code.OK else None)
         if code is Code.CANCELLED and not given_up:  # what was given up cost next to nothing
@@ -92,6 +98,13 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
             if isinstance(response, Reserving):
                 response.abandon()
         count(name, code, took + waited)
+
+    def given_again(response: Lasting) -> Callable[[int], None]:
+        def count_again(times: int) -> None:
+            response.count(times)
+            count(name, Code.OK, 0.0, times)
+
+        return count_again
 
     return admitted(method, handle)
 
