@@ -7,7 +7,7 @@ the event loop, all that wait at once; whatever else comes goes on to that other
 import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -85,29 +85,37 @@ def taking_calls(methods: Mapping[str, App]) -> Iterator[None]:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a call has failed", exc_info=error)
 
-    def collect() -> None:
-        if crossing.collect():
-            collect_later()
-
-    def collect_later() -> None:
-        loop.call_later(_COLLECT_SECONDS, collect)
-
     descriptor = crossing.fileno()
     if descriptor < 0:
         yield
         return
-    keeps = hasattr(crossing, "call_on_kept")  # not before version 0.2
-    if keeps:
-        crossing.call_on_kept(collect_later)
     loop.add_reader(descriptor, take)
+    try:
+        with _keeping(crossing) if hasattr(crossing, "call_on_kept") else nullcontext():  # not before version 0.2
+            yield
+    finally:
+        loop.remove_reader(descriptor)
+
+
+@contextmanager
+def _keeping(crossing: Any) -> Iterator[None]:  # noqa: ANN401  our module in C
+    """Keep responses that may be given again, and have counted how often they were."""
+    loop = asyncio.get_running_loop()
+
+    def collect_later() -> None:
+        loop.call_later(_COLLECT_SECONDS, collect)
+
+    def collect() -> None:
+        if crossing.collect():
+            collect_later()
+
+    crossing.call_on_kept(collect_later)
     try:
         yield
     finally:
-        loop.remove_reader(descriptor)
-        if keeps:
-            crossing.call_on_kept(None)
-            crossing.drop()
-            crossing.collect()
+        crossing.call_on_kept(None)
+        crossing.drop()
+        crossing.collect()
 
 
 def drop_kept() -> None:

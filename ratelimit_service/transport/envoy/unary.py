@@ -89,8 +89,8 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
             code = await _respond_to(error, send, method)
         else:
             code = await send_response(send, framed)
-            if isinstance(response, Lasting) and code is Code.OK and KEEP in scope.get("extensions", ()):
-                await send({"type": KEEP, "until": response.until, "count": given_again(response)})
+            if isinstance(response, Lasting) and code is Code.OK:
+                await _keep(response, scope, send, method)
         took = monotonic() - began
         end(generation, took if code is Code.OK else None)
         if code is Code.CANCELLED and not given_up:  # what was given up cost next to nothing
@@ -99,14 +99,18 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
                 response.abandon()
         count(name, code, took + waited)
 
-    def given_again(response: Lasting) -> Callable[[int], None]:
-        def count_again(times: int) -> None:
-            response.count(times)
-            count(name, Code.OK, 0.0, times)
-
-        return count_again
-
     return admitted(method, handle)
+
+
+async def _keep(response: Lasting, scope: Scope, send: Send, method: Method) -> None:
+    """Have RESPONSE, which was sent, given again to the same call for as long as it lasts, where that is possible."""
+
+    def count_again(times: int) -> None:
+        response.count(times)
+        method.count(method.name, Code.OK, 0.0, times)
+
+    if KEEP in scope.get("extensions", ()):
+        await send({"type": KEEP, "until": response.until, "count": count_again})
 
 
 async def _respond_to(error: Exception, send: Send, method: Method) -> Code:
