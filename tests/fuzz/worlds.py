@@ -102,7 +102,8 @@ class World:
         self.forget_grants = reserving._buckets._grants.clear
         self._reservations = reserving._buckets._reservations
         self.checks = RateLimitService(holding, settlements, grants, self.clock, cached_requests=_CACHED)
-        self.allocator = Allocator(rules, reserving, MemoryShares(self.clock), self.usage, self.monotonic)
+        self._shares = MemoryShares(self.clock)
+        self.allocator = Allocator(rules, reserving, self._shares, self.usage, self.monotonic)
         self.quotas = EnvoyQuotaService(self.allocator)
         tokens = Source()
         self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
@@ -149,7 +150,9 @@ class World:
 
     def run(self, awaitable: Any) -> Any:  # noqa: ANN401  whatever it returns
         """Run something on the world's event loop."""
-        return self.loop.run_until_complete(awaitable)
+        result = self.loop.run_until_complete(awaitable)
+        self._flush()
+        return result
 
     def _count(self, _method: str, code: Code, _seconds: float) -> None:
         self.counted.append(code)
@@ -158,6 +161,7 @@ class World:
         """Take what was counted, as the sender of a worker does, and forget reservations, as Redis does."""
         self._runs += 1
         if self._runs % _TAKEN == 0:
+            self._shares.visits.clear()
             self._reservations.clear()
             while rows := self.usage.take(_TAKEN):
                 self.usage.release(rows)
