@@ -78,6 +78,7 @@ ENVOY void envoy_dynamic_module_callback_http_filter_scheduler_commit(void *, ui
 #define MAX_PEER 64
 #define KEPT 1024             /* responses, at most: each in the place that the hash of its call has */
 #define MAX_KEPT 4096         /* bytes of such a call, and of its response */
+#define MAX_COUNTED 200          /* are told at once how often they were given */
 
 enum Event { RESPOND = 1, PASS_ON, FAIL };
 enum State { NEW, HELD, TAKEN, PASSED };
@@ -134,16 +135,19 @@ typedef struct Kept {
     size_t response_size, body_at, body_size;
     int response_headers, response_trailers, status;
     bool has_trailers;
-    double until;      /* by Python's time.monotonic(); with `times`, changes under the lock */
-    uint64_t times;    /* given since Python was told how often */
-    struct Kept *next; /* P: of all, also those whose place others have by now */
-    PyObject *count;   /* P: is told */
+    double until;        /* by Python's time.monotonic() */
+    uint64_t generation; /* in which it was made: it does not outlive that */
+    uint64_t times;      /* under the lock: given since Python was told how often */
+    struct Kept *next;   /* P: of all, also those whose place others have by now */
+    PyObject *count;     /* P: is told */
 } Kept;
 
 static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
-static Kept *kept[KEPT];
-static atomic_int keeping; /* the places that are taken */
-static Kept *all_kept;     /* P */
+static Kept *kept[KEPT];           /* under the lock, as the next */
+static uint64_t generation;
+static atomic_int keeping;         /* the places that are taken */
+static Kept *all_kept, *last_kept; /* P: the first is told next */
+static Py_ssize_t count_kept;      /* P */
 static PyObject *on_kept;  /* P: called when there is one, where there was none; NULL: none is kept */
 
 static pthread_mutex_t queue_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -465,6 +469,13 @@ static uint64_t hash_of(const Call *call, const char *key, size_t size) {
     return hash;
 }
 
+/* Whether ONE is for the call with this HASH and KEY and holds still. Under the lock. */
+static bool is_for(const Kept *one, const Call *call, uint64_t hash, const char *key, size_t size) {
+    return one != NULL && one->hash == hash && one->config == call->config && one->path == call->path &&
+           one->key_size == size && memcmp(one->key, key, size) == 0 && one->generation == generation &&
+           now() < one->until;
+}
+
 /* Give CALL the response that is kept for it, if there is one. Returns whether there is. */
 static bool give_kept(Call *call) {
     char key[MAX_KEPT];
@@ -475,9 +486,7 @@ static bool give_kept(Call *call) {
     uint64_t hash = hash_of(call, key, size);
     pthread_mutex_lock(&kept_lock);
     Kept *found = kept[hash % KEPT];
-    bool is_kept = found != NULL && found->hash == hash && found->config == call->config && found->path == call->path &&
-                   found->key_size == size && memcmp(found->key, key, size) == 0 && now() < found->until &&
-                   (call->response = malloc(found->response_size)) != NULL;
+    bool is_kept = is_for(found, call, hash, key, size) && (call->response = malloc(found->response_size)) != NULL;
     if (is_kept) {
         memcpy(call->response, found->response, found->response_size);
         call->response_size = call->response_room = found->response_size;
@@ -889,6 +898,13 @@ static void free_kept(Kept *one) {
     free(one);
 }
 
+static void list_kept(Kept *one) {
+    one->next = NULL;
+    *(all_kept == NULL ? &all_kept : &last_kept->next) = one;
+    last_kept = one;
+    count_kept++;
+}
+
 static char *copy_of(const char *data, size_t size) {
     char *copy = malloc(size + 1);
     return copy == NULL ? NULL : memcpy(copy, data, size);
@@ -947,22 +963,20 @@ static bool keep(const Call *call, PyObject *event) {
     bool again = seen[hash % KEPT].hash == hash && time - seen[hash % KEPT].at < until - time;
     seen[hash % KEPT].hash = hash;
     seen[hash % KEPT].at = time;
-    Kept *one = again ? kept_of(call, hash, key, size, until, count) : NULL;
+    pthread_mutex_lock(&kept_lock);
+    bool is_kept = is_for(kept[hash % KEPT], call, hash, key, size); /* for another of the calls that came together */
+    pthread_mutex_unlock(&kept_lock);
+    Kept *one = again && !is_kept ? kept_of(call, hash, key, size, until, count) : NULL;
     if (one == NULL) {
         return true;
     }
-    bool is_first = all_kept == NULL;
-    one->next = all_kept;
-    all_kept = one;
     pthread_mutex_lock(&kept_lock);
-    if (kept[hash % KEPT] == NULL) {
-        atomic_fetch_add(&keeping, 1);
-    } else {
-        kept[hash % KEPT]->until = 0.0; /* out of its place: only what it was given for remains to be counted */
-    }
-    kept[hash % KEPT] = one;
+    atomic_fetch_add(&keeping, kept[hash % KEPT] == NULL);
+    one->generation = generation;
+    kept[hash % KEPT] = one; /* what was there waits to be counted, and to be freed */
     pthread_mutex_unlock(&kept_lock);
-    PyObject *done = is_first ? PyObject_CallNoArgs(on_kept) : Py_NewRef(Py_None);
+    list_kept(one);
+    PyObject *done = count_kept == 1 ? PyObject_CallNoArgs(on_kept) : Py_NewRef(Py_None);
     Py_XDECREF(done);
     return done != NULL;
 }
@@ -1113,47 +1127,45 @@ static PyObject *take(PyObject *module, PyObject *unused) {
     return calls != NULL ? calls : PyErr_NoMemory();
 }
 
-/* Tell each kept response's function how often it was given since, and free those that no longer hold. */
+/* Tell the functions of kept responses how often these were given since, and free what no longer holds: MAX_COUNTED of
+ * them, those first whose turn is longest ago, since calls wait meanwhile. */
 static PyObject *collect(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
-    Kept *one = all_kept;
     double time = now();
-    Py_ssize_t left = 0;
-    all_kept = NULL; /* what is told may keep others */
-    while (one != NULL) {
-        Kept *next = one->next, **place = &kept[one->hash % KEPT];
+    for (Py_ssize_t left = count_kept < MAX_COUNTED ? count_kept : MAX_COUNTED; left > 0 && all_kept != NULL; left--) {
+        Kept *one = all_kept, **place = &kept[one->hash % KEPT];
+        all_kept = one->next;
+        count_kept--;
         pthread_mutex_lock(&kept_lock);
         uint64_t times = one->times;
-        bool is_over = one->until <= time;
+        bool has_place = *place == one;
+        bool is_over = !has_place || one->until <= time || one->generation != generation;
         one->times = 0;
-        if (is_over && *place == one) {
+        if (has_place && is_over) {
             *place = NULL;
             atomic_fetch_sub(&keeping, 1);
         }
         pthread_mutex_unlock(&kept_lock);
-        PyObject *told = times > 0 ? PyObject_CallFunction(one->count, "K", (unsigned long long)times) : Py_NewRef(Py_None);
-        if (told == NULL) {
-            PyErr_WriteUnraisable(one->count);
-        }
-        Py_XDECREF(told);
+        PyObject *count = Py_NewRef(one->count);
         if (is_over) {
             free_kept(one);
         } else {
-            one->next = all_kept;
-            all_kept = one;
-            left++;
+            list_kept(one);
         }
-        one = next;
+        PyObject *told = times > 0 ? PyObject_CallFunction(count, "K", (unsigned long long)times) : Py_NewRef(Py_None);
+        if (told == NULL) {
+            PyErr_WriteUnraisable(count);
+        }
+        Py_XDECREF(told);
+        Py_DECREF(count);
     }
-    return PyLong_FromSsize_t(left);
+    return PyLong_FromSsize_t(count_kept);
 }
 
 static PyObject *drop(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     pthread_mutex_lock(&kept_lock);
-    for (Kept *one = all_kept; one != NULL; one = one->next) {
-        one->until = 0.0;
-    }
+    generation++;
     pthread_mutex_unlock(&kept_lock);
     Py_RETURN_NONE;
 }
@@ -1172,7 +1184,7 @@ static PyObject *file_number(PyObject *module, PyObject *unused) {
 static PyMethodDef functions[] = {
     {"take", take, METH_NOARGS, "Remove the calls that wait, the oldest first."},
     {"fileno", file_number, METH_NOARGS, "The descriptor that is readable while calls wait; -1 outside of Envoy."},
-    {"collect", collect, METH_NOARGS, "Have what was given of kept responses counted. Returns how many are kept still."},
+    {"collect", collect, METH_NOARGS, "Have what was given of the first 200 kept responses counted. Returns how many there are."},
     {"drop", drop, METH_NOARGS, "Give no response again that is kept now; what was given is counted by `collect`."},
     {"call_on_kept", call_on_kept, METH_O, "Keep responses, and call this when one is while none was; None: keep none."},
     {NULL, NULL, 0, NULL},

@@ -6,7 +6,8 @@ from typing import Final
 from ratelimit_service.api.wire import Encoded
 
 LASTS_SECONDS: Final = 0.02
-"""For which a response is given again at most. So whatever ends it, but what is heard of denials, ends it that late."""
+"""For which a response is given again at most. What ends it and is not heard of, such as a token that was revoked, ends
+it that late."""
 
 
 class Lasting(Encoded):

@@ -1,13 +1,14 @@
 """What the store has denied lately, so that the same calls are denied without it until they may fit (docs/adr/0041)."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from time import monotonic
 from typing import Final
 
 from ratelimit_service.decision.charge import NEVER, UNCHANGED, Bucket, Charge, ChargeResult, Exhausted, LimitResult
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.outcome import wait_for
+from ratelimit_service.decision.ports import Change
 
 MAX_SECONDS: Final = 1.0
 """For which a denial is remembered at most, from when its charge was sent."""
@@ -67,7 +68,7 @@ class DenialMemory:
         self._returned: dict[str, float] = {}
         self._since = 0.0
         self.on_forgotten: Callable[[], None] = _nothing
-        """Called when denials may have ended because of what was heard, for who has given them to others."""
+        """Called when denials may have ended because of what was heard, for who gives the same again meanwhile."""
         self.listening = False
         """Whether it hears what is returned to buckets, and so remembers denials."""
         self.heard = 0
@@ -156,6 +157,18 @@ class DenialMemory:
         if len(self._returned) > MAX_RETURNED:
             self._returned.clear()
             self._since = now
+        self.on_forgotten()
+
+    async def apply(self, _changes: Collection[Change]) -> None:
+        """Note that keys, plans or rules have changed. Their buckets are other objects now, so nothing is forgotten."""
+        self.on_forgotten()
+
+    async def refresh_all(self) -> None:
+        """Note that any of them may have changed."""
+        self.on_forgotten()
+
+    async def recompile(self) -> None:
+        """Note that limits refuse now, or do not any more."""
         self.on_forgotten()
 
     def listen(self) -> None:

@@ -116,7 +116,8 @@ class EnvoyRateLimitService:
             prepared = prepared.if_allowed()
         decision = await self._engine.decide(prepared, deadline)
         data = self._encoder.encode(decision)
-        if prepared is request and prepared.single is not None and decision.statuses[0].source is Source.MEMORY:
+        single = prepared.single is not None and prepared.after is None  # what is charged afterwards is each time
+        if single and prepared is request and decision.statuses[0].source is Source.MEMORY:
             until = min(self._engine.holds_until(prepared), monotonic() + LASTS_SECONDS)
             return Lasting(data, until, partial(self._engine.count_again, prepared, decision.statuses[0]))
         return Encoded(data)

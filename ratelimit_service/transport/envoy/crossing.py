@@ -31,7 +31,10 @@ _HEADERS: Final = ("authorization", "grpc-timeout", CERTIFICATE_HEADER, TRACEPAR
 """What the application reads of a call's headers."""
 
 _COLLECT_SECONDS: Final = 0.05
-"""Between two times at which is counted what was given of kept responses."""
+"""In which is counted what was given of each kept response."""
+
+_COUNTED_AT_ONCE: Final = 200
+"""Kept responses of which that is counted at once: calls wait meanwhile."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -91,7 +94,7 @@ def taking_calls(methods: Mapping[str, App]) -> Iterator[None]:
         return
     loop.add_reader(descriptor, take)
     try:
-        with _keeping(crossing) if hasattr(crossing, "call_on_kept") else nullcontext():  # not before version 0.2
+        with _keeping(crossing) if hasattr(crossing, "call_on_kept") else nullcontext():  # not in its first version
             yield
     finally:
         loop.remove_reader(descriptor)
@@ -106,16 +109,18 @@ def _keeping(crossing: Any) -> Iterator[None]:  # noqa: ANN401  our module in C
         loop.call_later(_COLLECT_SECONDS, collect)
 
     def collect() -> None:
-        if crossing.collect():
-            collect_later()
+        left = crossing.collect()
+        if left:
+            loop.call_later(_COLLECT_SECONDS / (1 + left // _COUNTED_AT_ONCE), collect)
 
     crossing.call_on_kept(collect_later)
     try:
         yield
     finally:
         crossing.call_on_kept(None)
-        crossing.drop()
-        crossing.collect()
+        crossing.drop()  # what was kept is over, so each turn has fewer left
+        while crossing.collect():
+            pass
 
 
 def drop_kept() -> None:

@@ -89,8 +89,6 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
             code = await _respond_to(error, send, method)
         else:
             code = await send_response(send, framed)
-            if isinstance(response, Lasting) and code is Code.OK:
-                await _keep(response, scope, send, method)
         took = monotonic() - began
         end(generation, took if code is Code.OK else None)
         if code is Code.CANCELLED and not given_up:  # what was given up cost next to nothing
@@ -98,6 +96,8 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
             if isinstance(response, Reserving):
                 response.abandon()
         count(name, code, took + waited)
+        if isinstance(response, Lasting) and code is Code.OK:
+            await _keep(response, scope, send, method)
 
     return admitted(method, handle)
 

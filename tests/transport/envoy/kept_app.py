@@ -15,7 +15,7 @@ asked = counted = 0
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """Say how many calls were answered before this one, and have the same said again."""
+    """Say how many calls were answered before this one, and have it given again."""
     global asked  # noqa: PLW0603  one application for each process
     await receive()
     asked += 1
