@@ -19,6 +19,7 @@ from ratelimit_service.buckets.local import LocalBucketStore
 from ratelimit_service.decision import settlement
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.assignments.allocator import Allocator
+from ratelimit_service.decision.descriptors import tree
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.held import HeldCalls
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleLimit, RuleNode
@@ -79,6 +80,7 @@ class World:
         source = MemorySource()
         source.records[KEY.key_id] = record(KEY, *_LIMITS)
         source.records[REVOKED.key_id] = record(REVOKED, state=KeyState.REVOKED)
+        tree._MAX_CACHED = _CACHED
         resolver = KeyResolver(PolicyCache(source, self.clock), PEPPERS)
         buckets = LocalBucketStore(lambda: 1, self.clock.now_us, size=_CACHED)
         domains = MemoryRules(DomainRules(DOMAIN, _NODES))
