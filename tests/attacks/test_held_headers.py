@@ -10,6 +10,7 @@ from attacks.attacked import Target, attacked
 from attacks.connection import CHECK, MAX_STREAMS, STREAM, Connection, open_call
 from attacks.sizes import ATTACK_SECONDS, FULL
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
+from ratelimit_service.api.open_streams import MAX_OPEN
 
 NAME = b"\x05x-odd"
 IN_TABLE = b"\x40" + NAME + b"\x7f" + bytes((3800 - 127 & 127 | 128, 3800 - 127 >> 7)) + b"a" * 3800
@@ -46,6 +47,7 @@ def open_calls(address: str, until: float, method: str, repeated: int = REPEATED
             for connection in held:
                 connection.drain()
         counts["closed"] = sum(connection.closed for connection in held)
+        counts["ended"] = sum(len(connection.ended) for connection in held)
     finally:
         for connection in held:
             connection.close()
@@ -77,6 +79,14 @@ def test_calls_without_a_message_take_nobodys_turn(target: Target) -> None:
     assert report.attackers["opened"] >= 2_000, report.row()
     assert not report.attackers["closed"], report.row()
     assert report.during.errors.total() <= (0.02 if FULL else 0.7) * report.during.calls, report.during.errors
+
+
+def test_too_many_streams_give_way(target: Target) -> None:
+    """Of more streams than a process keeps, those that are too many are ended."""
+    with attacked(target, "quiet streams", check=False) as report:
+        report.attack(open_calls, STREAM, 0, seconds=max(ATTACK_SECONDS, HELD_SECONDS))
+    assert not report.attackers["closed"], report.row()
+    assert report.attackers["ended"] >= 0.8 * (report.attackers["opened"] - MAX_OPEN), report.row()
 
 
 def test_headers_of_streams(target: Target) -> None:
