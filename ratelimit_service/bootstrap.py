@@ -187,6 +187,7 @@ class DecisionPlane:
     clock_offsets: Mapping[str, Callable[[], Awaitable[float]]]
     """What finds out by how many seconds the clock of a component is ahead of this machine's; raises what its probe
     raises."""
+    denials: DenialMemory
     join: Callable[[], None]
 
 
@@ -349,7 +350,7 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         _close_later(stack, policies, rules)
         switch = SwitchUpdater(PostgresSwitchSource(decisions), enforcement, policies, rules)
         await _load(settings.decision_database_variable, switch, rules)
-        invalidator = CacheInvalidator(feed, switch, policies, rules)
+        invalidator = CacheInvalidator(feed, switch, policies, rules, denials)
         degraded = _degraded_modes(invalidator, buckets, unreadable, counts, policies)
         servers = PostgresLiveServers(decisions, settings.workers)
         local, handover = await stack.enter_async_context(_open_local(settings, lambda: servers.count, levels, buckets))
@@ -364,8 +365,15 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
         descriptor_engine = DescriptorEngine(rules, keys, buckets, local, tally, denials)
         settlements = Settlements(keys, buckets, ids)
         grants = Grants(keys, buckets, clock)
-        policies.changed = grants.watches.changed
-        enforcement.add(grants.watches)  # after the policies, so that what is asked for anew is by the new ones
+
+        def changed(key_id: str) -> None:
+            grants.watches.changed(key_id)
+            denials.on_forgotten()
+
+        policies.changed = changed
+        enforcement.add(
+            denials, grants.watches
+        )  # after the policies, so that what is asked for anew is by the new ones
         headers = LimitHeaders(settings.limit_headers)
         out_of_bounds = ReasonCounts("denied a request that is too large or malformed")
         envoy_rate_limit = EnvoyRateLimitService(
@@ -436,6 +444,7 @@ async def _open_decisions(  # noqa: PLR0915  all that decides calls, from the st
             recorder=_recorder(settings, spans, access_log),
             probes={POSTGRES: decisions.ping, REDIS: buckets.ping},
             clock_offsets={POSTGRES: decisions.clock_offset, REDIS: redis_clock.offset},
+            denials=denials,
             join=join,
         )
         metrics.flush()

@@ -11,6 +11,9 @@
  * The filter passes on whatever is not a plain gRPC call of a known path with one uncompressed message, before it has
  * taken it: filters after it serve that, or say what is wrong with it.
  *
+ * A response that holds for some milliseconds can be kept: until then the filter gives it to the same call again (the
+ * same listener, path, headers that the application gets and message), without Python, and counts how often.
+ *
  * Threads: what is marked E belongs to Envoy's worker thread, what is marked P to whoever has Python's lock. A `Call` is
  * counted by references: one of the filter, one of the queue or of the object in Python.
  */
@@ -73,6 +76,9 @@ ENVOY void envoy_dynamic_module_callback_http_filter_scheduler_commit(void *, ui
 #define MAX_HELD 64           /* calls without a whole message, for each thread; then the oldest is passed on */
 #define MAX_RESPONSE_HEADERS 32
 #define MAX_PEER 64
+#define KEPT 1024             /* responses, at most: each in the place that the hash of its call has */
+#define MAX_KEPT 4096         /* bytes of such a call, and of its response */
+#define MAX_COUNTED 200          /* are told at once how often they were given */
 
 enum Event { RESPOND = 1, PASS_ON, FAIL };
 enum State { NEW, HELD, TAKEN, PASSED };
@@ -84,6 +90,7 @@ typedef struct {
     char path[MAX_PATHS][MAX_LENGTH];
     char name[MAX_NAMES][MAX_LENGTH];
     size_t path_size[MAX_PATHS], name_size[MAX_NAMES];
+    bool passing[MAX_NAMES]; /* whether a header says nothing of what is asked, but differs with each call */
     PyObject *path_text[MAX_PATHS], *name_bytes[MAX_NAMES]; /* P: made when first needed */
 } Config;
 
@@ -108,6 +115,7 @@ typedef struct Call {
     double came, whole; /* when its headers and its message were there, by Python's time.monotonic() */
     char *message; /* with its prefix */
     size_t message_size;
+    bool received; /* whether the application has it */
     /* P until it is committed, then E: headers, body and trailers of the response, one after the other */
     char *response;
     size_t response_size, response_room, body_at, body_size;
@@ -115,6 +123,32 @@ typedef struct Call {
     int status;
     bool has_trailers, committed;
 } Call;
+
+/* A response that is given again to calls like the one that it was made for. */
+typedef struct Kept {
+    uint64_t hash;
+    const Config *config;
+    int path;
+    char *key;
+    size_t key_size;
+    char *response;
+    size_t response_size, body_at, body_size;
+    int response_headers, response_trailers, status;
+    bool has_trailers;
+    double until;        /* by Python's time.monotonic() */
+    uint64_t generation; /* in which it was made: it does not outlive that */
+    uint64_t times;      /* under the lock: given since Python was told how often */
+    struct Kept *next;   /* P: of all, also those whose place others have by now */
+    PyObject *count;     /* P: is told */
+} Kept;
+
+static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
+static Kept *kept[KEPT];           /* under the lock, as the next */
+static uint64_t generation;
+static atomic_int keeping;         /* the places that are taken */
+static Kept *all_kept, *last_kept; /* P: the first is told next */
+static Py_ssize_t count_kept;      /* P */
+static PyObject *on_kept;  /* P: called when there is one, where there was none; NULL: none is kept */
 
 static pthread_mutex_t queue_lock = PTHREAD_MUTEX_INITIALIZER;
 static Call *queue_first, *queue_last;
@@ -233,6 +267,11 @@ const void *envoy_dynamic_module_on_http_filter_config_new(void *envoy, Text nam
             return NULL;
         }
         line += size + 1;
+    }
+    for (int i = 0; config != NULL && i < config->names; i++) {
+        const char *one = config->name[i];
+        config->passing[i] = strcmp(one, "grpc-timeout") == 0 || strcmp(one, "traceparent") == 0 ||
+                             strcmp(one, "tracestate") == 0;
     }
     return config;
 }
@@ -390,17 +429,97 @@ static Text address_in(Text peer) {
     return (Text){peer.data, port - peer.data};
 }
 
-static void enqueue(void *stream, Call *call) {
+/* ---- Kept responses, of either thread ---- */
+
+static bool add_part(char *to, size_t *size, const void *data, size_t more) {
+    if (more > MAX_KEPT - *size) {
+        return false;
+    }
+    memcpy(to + *size, data, more);
+    *size += more;
+    return true;
+}
+
+/* What makes CALL the same as another of its path. TO has room for MAX_KEPT bytes. Returns how many, 0 if it has more. */
+static size_t key_of(const Call *call, char *to) {
+    size_t size = 0;
+    for (int i = 0; i < call->config->names; i++) {
+        if (!call->config->passing[i]) {
+            uint32_t length = call->header[i] == NULL ? UINT32_MAX : (uint32_t)call->header_size[i];
+            if (!add_part(to, &size, &length, sizeof length) ||
+                (call->header[i] != NULL && !add_part(to, &size, call->header[i], call->header_size[i]))) {
+                return 0;
+            }
+        }
+    }
+    return add_part(to, &size, call->message, call->message_size) ? size : 0;
+}
+
+static uint64_t hash_of(const Call *call, const char *key, size_t size) {
+    uint64_t hash = (uint64_t)(uintptr_t)call->config + (uint64_t)call->path;
+    while (size > 0) {
+        uint64_t word = 0;
+        size_t part = size < sizeof word ? size : sizeof word;
+        memcpy(&word, key, part);
+        hash = (hash ^ word) * 0x9E3779B97F4A7C15u; /* Fibonacci hashing: 2**64 by the golden ratio */
+        hash ^= hash >> 32;
+        key += part;
+        size -= part;
+    }
+    return hash;
+}
+
+/* Whether ONE is for the call with this HASH and KEY and holds still. Under the lock. */
+static bool is_for(const Kept *one, const Call *call, uint64_t hash, const char *key, size_t size) {
+    return one != NULL && one->hash == hash && one->config == call->config && one->path == call->path &&
+           one->key_size == size && memcmp(one->key, key, size) == 0 && one->generation == generation &&
+           now() < one->until;
+}
+
+/* Give CALL the response that is kept for it, if there is one. Returns whether there is. */
+static bool give_kept(Call *call) {
+    char key[MAX_KEPT];
+    size_t size = atomic_load(&keeping) > 0 ? key_of(call, key) : 0;
+    if (size == 0) {
+        return false;
+    }
+    uint64_t hash = hash_of(call, key, size);
+    pthread_mutex_lock(&kept_lock);
+    Kept *found = kept[hash % KEPT];
+    bool is_kept = is_for(found, call, hash, key, size) && (call->response = malloc(found->response_size)) != NULL;
+    if (is_kept) {
+        memcpy(call->response, found->response, found->response_size);
+        call->response_size = call->response_room = found->response_size;
+        call->body_at = found->body_at;
+        call->body_size = found->body_size;
+        call->response_headers = found->response_headers;
+        call->response_trailers = found->response_trailers;
+        call->status = found->status;
+        call->has_trailers = found->has_trailers;
+        call->committed = true;
+        found->times++;
+    }
+    pthread_mutex_unlock(&kept_lock);
+    return is_kept;
+}
+
+/* Take a call whose message is whole: answer it at once, or have Python do it. */
+static void take_whole(void *stream, Call *call) {
     Text peer;
+    if (call->scheduler == NULL) {
+        call->scheduler = envoy_dynamic_module_callback_http_filter_scheduler_new(stream);
+    }
+    if (give_kept(call)) {
+        let_go(call, TAKEN);
+        commit(call, RESPOND);
+        return;
+    }
     if (envoy_dynamic_module_callback_http_filter_get_attribute_string(stream, SOURCE_ADDRESS, &peer) &&
         envoy_dynamic_module_callback_http_filter_get_attribute_int(stream, SOURCE_PORT, &call->port) &&
         peer.size <= MAX_PEER) {
         peer = address_in(peer);
         memcpy(call->peer, peer.data, peer.size);
         call->peer_size = peer.size;
-    }
-    if (call->scheduler == NULL) {
-        call->scheduler = envoy_dynamic_module_callback_http_filter_scheduler_new(stream);
     }
     call->whole = now();
     let_go(call, TAKEN);
@@ -424,7 +543,7 @@ int envoy_dynamic_module_on_http_filter_request_body(void *stream, const void *m
     }
     bool whole = read_message(stream, call);
     if (whole && end) {
-        enqueue(stream, call);
+        take_whole(stream, call);
         return STOP_WITHOUT_BUFFER;
     }
     if (whole && call->message_size <= MAX_UNENDED) {
@@ -440,7 +559,7 @@ int envoy_dynamic_module_on_http_filter_request_trailers(void *stream, const voi
         return call->state == TAKEN ? STOP : CONTINUE;
     }
     if (read_message(stream, call)) {
-        enqueue(stream, call);
+        take_whole(stream, call);
         return STOP;
     }
     let_go(call, PASSED);
@@ -591,7 +710,8 @@ typedef struct {
 static struct {
     PyObject *came, *whole, *type, *path, *method, *headers, *client, *http, *post, *content_type, *grpc, *te, *trailers;
     PyObject *http_request, *http_disconnect, *body, *more_body, *status;
-    PyObject *response_start, *response_body, *response_trailers;
+    PyObject *response_start, *response_body, *response_trailers, *response_keep, *until, *count, *extensions;
+    PyObject *extended; /* the value of a scope's `extensions` */
 } text;
 
 static bool make_texts(void) {
@@ -621,6 +741,10 @@ static bool make_texts(void) {
         {&text.response_start, "http.response.start", false},
         {&text.response_body, "http.response.body", false},
         {&text.response_trailers, "http.response.trailers", false},
+        {&text.response_keep, "http.response.keep", false},
+        {&text.until, "until", false},
+        {&text.count, "count", false},
+        {&text.extensions, "extensions", false},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         *all[i].to = all[i].is_bytes ? PyBytes_FromString(all[i].text) : PyUnicode_InternFromString(all[i].text);
@@ -628,7 +752,8 @@ static bool make_texts(void) {
             return false;
         }
     }
-    return true;
+    text.extended = Py_BuildValue("{O{}}", text.response_keep);
+    return text.extended != NULL;
 }
 
 static bool is_text(PyObject *value, PyObject *wanted) {
@@ -663,14 +788,17 @@ static PyObject *call_receive(CallObject *self, PyObject *unused) {
     (void)unused;
     Call *call = self->call;
     PyObject *body = NULL;
-    if (call->message != NULL && !atomic_load(&call->gone)) {
+    if (!call->received && !atomic_load(&call->gone)) {
         body = PyBytes_FromStringAndSize(call->message, call->message_size);
         if (body == NULL) {
             return NULL;
         }
     }
-    free(call->message);
-    call->message = NULL;
+    call->received = true;
+    if (call->message_size > MAX_KEPT) {
+        free(call->message);
+        call->message = NULL;
+    }
     Ready *ready = PyObject_New(Ready, &ReadyType);
     if (ready != NULL) {
         ready->value = event_of(body != NULL ? text.http_request : text.http_disconnect, body);
@@ -763,8 +891,101 @@ static bool add_body(Call *call, PyObject *event) {
     return !PyErr_Occurred();
 }
 
+static void free_kept(Kept *one) {
+    Py_XDECREF(one->count);
+    free(one->key);
+    free(one->response);
+    free(one);
+}
+
+static void list_kept(Kept *one) {
+    one->next = NULL;
+    *(all_kept == NULL ? &all_kept : &last_kept->next) = one;
+    last_kept = one;
+    count_kept++;
+}
+
+static char *copy_of(const char *data, size_t size) {
+    char *copy = malloc(size + 1);
+    return copy == NULL ? NULL : memcpy(copy, data, size);
+}
+
+static Kept *kept_of(const Call *call, uint64_t hash, const char *key, size_t key_size, double until, PyObject *count) {
+    Kept *one = calloc(1, sizeof *one);
+    if (one == NULL) {
+        return NULL;
+    }
+    *one = (Kept){
+        .hash = hash,
+        .config = call->config,
+        .path = call->path,
+        .key = copy_of(key, key_size),
+        .key_size = key_size,
+        .response = copy_of(call->response, call->response_size),
+        .response_size = call->response_size,
+        .body_at = call->body_at,
+        .body_size = call->body_size,
+        .response_headers = call->response_headers,
+        .response_trailers = call->response_trailers,
+        .status = call->status,
+        .has_trailers = call->has_trailers,
+        .until = until,
+        .count = Py_NewRef(count),
+    };
+    if (one->key == NULL || one->response == NULL) {
+        free_kept(one);
+        return NULL;
+    }
+    return one;
+}
+
+/* Keep the response of CALL, which has been sent, as the EVENT says, if the same call came not longer ago than it would
+ * be kept for: most that are denied once are not asked again so soon. Returns false with an error of Python's. */
+static bool keep(const Call *call, PyObject *event) {
+    static struct {
+        uint64_t hash;
+        double at;
+    } seen[KEPT];
+    PyObject *said = field(event, text.until), *count = field(event, text.count);
+    double until = said == NULL ? -1.0 : PyFloat_AsDouble(said), time = now();
+    char key[MAX_KEPT];
+    if (PyErr_Occurred() || count == NULL || !PyCallable_Check(count) || !call->committed) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError, "keep a whole response until a time, with a function that counts");
+        }
+        return false;
+    }
+    size_t size = call->message == NULL || call->response_size > MAX_KEPT ? 0 : key_of(call, key);
+    if (size == 0 || until <= time || on_kept == NULL) {
+        return true;
+    }
+    uint64_t hash = hash_of(call, key, size);
+    bool again = seen[hash % KEPT].hash == hash && time - seen[hash % KEPT].at < until - time;
+    seen[hash % KEPT].hash = hash;
+    seen[hash % KEPT].at = time;
+    pthread_mutex_lock(&kept_lock);
+    bool is_kept = is_for(kept[hash % KEPT], call, hash, key, size); /* for another of the calls that came together */
+    pthread_mutex_unlock(&kept_lock);
+    Kept *one = again && !is_kept ? kept_of(call, hash, key, size, until, count) : NULL;
+    if (one == NULL) {
+        return true;
+    }
+    pthread_mutex_lock(&kept_lock);
+    atomic_fetch_add(&keeping, kept[hash % KEPT] == NULL);
+    one->generation = generation;
+    kept[hash % KEPT] = one; /* what was there waits to be counted, and to be freed */
+    pthread_mutex_unlock(&kept_lock);
+    list_kept(one);
+    PyObject *done = count_kept == 1 ? PyObject_CallNoArgs(on_kept) : Py_NewRef(Py_None);
+    Py_XDECREF(done);
+    return done != NULL;
+}
+
 static PyObject *call_send(CallObject *self, PyObject *event) {
     Call *call = self->call;
+    if (PyDict_Check(event) && is_text(field(event, text.type), text.response_keep)) {
+        return keep(call, event) ? Py_NewRef((PyObject *)sent) : NULL;
+    }
     if (atomic_load(&call->gone)) {
         PyErr_SetString(PyExc_ConnectionResetError, "the caller has gone");
         return NULL;
@@ -860,7 +1081,8 @@ static PyObject *scope_of(const Call *call) {
     if (scope != NULL &&
         !(PyDict_SetItem(scope, text.type, text.http) == 0 && PyDict_SetItem(scope, text.path, *path) == 0 &&
           PyDict_SetItem(scope, text.method, text.post) == 0 && set_new(scope, text.headers, headers_of(call)) &&
-          set_new(scope, text.client, client_of(call)) && set_new(scope, text.came, PyFloat_FromDouble(call->came)) &&
+          set_new(scope, text.client, client_of(call)) &&
+          PyDict_SetItem(scope, text.extensions, text.extended) == 0 && set_new(scope, text.came, PyFloat_FromDouble(call->came)) &&
           set_new(scope, text.whole, PyFloat_FromDouble(call->whole)))) {
         Py_CLEAR(scope);
     }
@@ -905,6 +1127,55 @@ static PyObject *take(PyObject *module, PyObject *unused) {
     return calls != NULL ? calls : PyErr_NoMemory();
 }
 
+/* Tell the functions of kept responses how often these were given since, and free what no longer holds: MAX_COUNTED of
+ * them, those first whose turn is longest ago, since calls wait meanwhile. */
+static PyObject *collect(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    double time = now();
+    for (Py_ssize_t left = count_kept < MAX_COUNTED ? count_kept : MAX_COUNTED; left > 0 && all_kept != NULL; left--) {
+        Kept *one = all_kept, **place = &kept[one->hash % KEPT];
+        all_kept = one->next;
+        count_kept--;
+        pthread_mutex_lock(&kept_lock);
+        uint64_t times = one->times;
+        bool has_place = *place == one;
+        bool is_over = !has_place || one->until <= time || one->generation != generation;
+        one->times = 0;
+        if (has_place && is_over) {
+            *place = NULL;
+            atomic_fetch_sub(&keeping, 1);
+        }
+        pthread_mutex_unlock(&kept_lock);
+        PyObject *count = Py_NewRef(one->count);
+        if (is_over) {
+            free_kept(one);
+        } else {
+            list_kept(one);
+        }
+        PyObject *told = times > 0 ? PyObject_CallFunction(count, "K", (unsigned long long)times) : Py_NewRef(Py_None);
+        if (told == NULL) {
+            PyErr_WriteUnraisable(count);
+        }
+        Py_XDECREF(told);
+        Py_DECREF(count);
+    }
+    return PyLong_FromSsize_t(count_kept);
+}
+
+static PyObject *drop(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    pthread_mutex_lock(&kept_lock);
+    generation++;
+    pthread_mutex_unlock(&kept_lock);
+    Py_RETURN_NONE;
+}
+
+static PyObject *call_on_kept(PyObject *module, PyObject *function) {
+    (void)module;
+    Py_XSETREF(on_kept, function == Py_None ? NULL : Py_NewRef(function));
+    Py_RETURN_NONE;
+}
+
 static PyObject *file_number(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     return PyLong_FromLong(wake);
@@ -913,6 +1184,9 @@ static PyObject *file_number(PyObject *module, PyObject *unused) {
 static PyMethodDef functions[] = {
     {"take", take, METH_NOARGS, "Remove the calls that wait, the oldest first."},
     {"fileno", file_number, METH_NOARGS, "The descriptor that is readable while calls wait; -1 outside of Envoy."},
+    {"collect", collect, METH_NOARGS, "Have what was given of the first 200 kept responses counted. Returns how many there are."},
+    {"drop", drop, METH_NOARGS, "Give no response again that is kept now; what was given is counted by `collect`."},
+    {"call_on_kept", call_on_kept, METH_O, "Keep responses, and call this when one is while none was; None: keep none."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,13 +1,14 @@
 """What the store has denied lately, so that the same calls are denied without it until they may fit (docs/adr/0041)."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from time import monotonic
 from typing import Final
 
 from ratelimit_service.decision.charge import NEVER, UNCHANGED, Bucket, Charge, ChargeResult, Exhausted, LimitResult
 from ratelimit_service.decision.limit import MICRO
 from ratelimit_service.decision.outcome import wait_for
+from ratelimit_service.decision.ports import Change
 
 MAX_SECONDS: Final = 1.0
 """For which a denial is remembered at most, from when its charge was sent."""
@@ -66,6 +67,8 @@ class DenialMemory:
         self._of_bucket: dict[str, set[tuple[Bucket, ...]]] = {}  # those in which a bucket of this name waits
         self._returned: dict[str, float] = {}
         self._since = 0.0
+        self.on_forgotten: Callable[[], None] = _nothing
+        """Called when denials may have ended because of what was heard, for who gives the same again meanwhile."""
         self.listening = False
         """Whether it hears what is returned to buckets, and so remembers denials."""
         self.heard = 0
@@ -110,6 +113,14 @@ class DenialMemory:
             )
         return new(ChargeResult, (False, aged, 0, 0, UNCHANGED))
 
+    def holds_until(self, charge: Charge) -> float:
+        """Until when a CHARGE that is denied from memory now will be, a monotonic time in seconds, as far as is known.
+
+        0 if it may be charged.
+        """
+        denial = self._denials.get(charge[0])
+        return 0.0 if denial is None else denial.until
+
     def remember(self, charge: Charge, result: Exhausted, sent: float) -> None:
         """Remember the denial of CHARGE, which was sent at SENT or later, a monotonic time in seconds."""
         if not self.listening or sent <= self._since:
@@ -146,6 +157,19 @@ class DenialMemory:
         if len(self._returned) > MAX_RETURNED:
             self._returned.clear()
             self._since = now
+        self.on_forgotten()
+
+    async def apply(self, _changes: Collection[Change]) -> None:
+        """Note that keys, plans or rules have changed. Their buckets are other objects now, so nothing is forgotten."""
+        self.on_forgotten()
+
+    async def refresh_all(self) -> None:
+        """Note that any of them may have changed."""
+        self.on_forgotten()
+
+    async def recompile(self) -> None:
+        """Note that limits refuse now, or do not any more."""
+        self.on_forgotten()
 
     def listen(self) -> None:
         """Remember what is sent from now on: from now on it is heard what is returned."""
@@ -158,6 +182,7 @@ class DenialMemory:
         self._of_bucket.clear()
         self._returned.clear()
         self._buckets = 0
+        self.on_forgotten()
 
     def _make_room(self, wanted: int, now: float) -> None:
         passed = 0
@@ -179,6 +204,10 @@ class DenialMemory:
                 having.discard(buckets)
                 if not having:
                     del self._of_bucket[name]
+
+
+def _nothing() -> None:
+    """For a memory whose denials nobody gives to others."""
 
 
 def _raised(charge: Charge, denial: _Denial) -> tuple[LimitResult, ...]:

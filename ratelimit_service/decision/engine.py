@@ -175,6 +175,17 @@ class DecisionEngine:
         self._usage.denied(charge, denial)
         return decide(policy, selection.rules, denial, Source.MEMORY)
 
+    def holds_until(self, check: PreparedCheck) -> float:
+        """Until when the same check will be denied from memory, if it is now: a monotonic time in seconds."""
+        return self._denials.holds_until(check.charge)
+
+    def count_again(self, check: PreparedCheck, decision: Decision, times: int) -> None:
+        """Count TIMES more calls like this one, to which a DECISION from memory was given without asking here."""
+        self._usage.denied(check.charge, ChargeResult(charged=False, limit_results=decision.results), times)
+        plan = check.policy.plan
+        self.tally[plan][decision.reason][decision.source] += times
+        self.tally.deny(plan, decision.rules[decision.binding].limit.name, times)
+
     async def _ask(self, check: PreparedCheck, deadline: float | None) -> Decision:
         """Have the store decide a check."""
         sent = self._denials.now()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -299,8 +300,13 @@ def _has_slots(rule: Rule) -> bool:
     return isinstance(rule.limit.algorithm, Concurrency)
 
 
+@lru_cache(4)  # one for all policies, so that responses have it encoded once
+def _open_limit(max_open: int, mode: Mode) -> Limit:
+    return Limit(OPEN_RESERVATIONS, Concurrency(max_open, MIN_HOLD_US), mode=mode)
+
+
 def _open_rule(subject: str, max_open: int, mode: Mode) -> Rule:
-    limit = Limit(OPEN_RESERVATIONS, Concurrency(max_open, MIN_HOLD_US), mode=mode)
+    limit = _open_limit(max_open, mode)
     return Rule(limit, Level.SUBJECT, _bucket_of(f"open\0{subject}", subject, limit), mode is Mode.ENFORCE)
 
 

@@ -9,6 +9,7 @@ import json
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from hmac import compare_digest
 from os import urandom
@@ -21,6 +22,9 @@ from ratelimit_service.errors import ServiceError
 
 MAX_ID: Final = 8_192
 """Characters of an id. One of 48 limits with the longest names has fewer; one of a single limit some 250."""
+
+_MAX_LIMITS: Final = 1_000
+"""Limits that are kept read, of the latest: the reservations of a plan's keys have the same."""
 
 _CODE, _SEED, _ESTIMATE = 16, 16, 5  # bytes of an id: its code, what distinguishes it from all others, and the cost
 
@@ -114,9 +118,13 @@ def _to_list(bucket: Bucket) -> list[Any]:
 
 
 def _from_list(partition: int, values: Sequence[Any]) -> Bucket:
-    name, limit_name, mode, counts, overdraft, *numbers = values
-    limit = Limit(limit_name, _algorithm(numbers), "*", Mode(mode), Counting(counts), overdraft)
-    return Bucket(name, partition, limit)
+    name, *limit = values
+    return Bucket(name, partition, _limit(*limit))
+
+
+@lru_cache(_MAX_LIMITS)
+def _limit(name: str, mode: str, counts: str, overdraft: int, *numbers: int | str) -> Limit:
+    return Limit(name, _algorithm(numbers), "*", Mode(mode), Counting(counts), overdraft)
 
 
 def _numbers(algorithm: Algorithm) -> list[int | str]:

@@ -36,12 +36,12 @@ class DecisionTally(dict[str, list[list[int]]]):
             self[name] = _zeros()
         return self[name]
 
-    def deny(self, plan: str, limit: str) -> None:
-        """Count a denial by the limit of this name, of a plan that a decision was counted by."""
+    def deny(self, plan: str, limit: str, times: int = 1) -> None:
+        """Count TIMES denials by the limit of this name, of a plan that a decision was counted by."""
         name = (plan if plan in self else OTHER), limit
         if name not in self.denials and len(self.denials) >= MAX_LIMITS:
             name = name[0], OTHER
-        self.denials[name] = self.denials.get(name, 0) + 1
+        self.denials[name] = self.denials.get(name, 0) + times
 
     def totals(self) -> list[list[int]]:
         """Decisions of all plans and of none, by reason and then by source."""

@@ -69,22 +69,23 @@ class UsageTally:
                 counts[_DEGRADED] = 1
             self.add(series, counts)
 
-    def denied(self, charge: Charge, result: ChargeResult) -> None:
-        """Count a charge that was denied as the script would have. On the hot path of callers who are refused."""
+    def denied(self, charge: Charge, result: ChargeResult, times: int = 1) -> None:
+        """Count a charge that was denied so many TIMES as the script would. On the hot path of who is refused."""
         if len(charge[3]) == 1 and charge[3][0][3] is None:  # nearly all: one series, of all buckets in their order
             results = result[1]
             row = self._rows.get((self._clock.now_us() // _MINUTE_US, charge[3][0][0].encoded))
             if row is not None and len(row) >= _TOTALS + 2 * len(results):
-                row[_DENIED] += 1
+                row[_DENIED] += times
                 shadowed = 0
                 for number, (_, wait, _) in enumerate(results):
                     if wait:
                         shadow = charge[0][number].limit.mode is Mode.SHADOW
-                        row[_TOTALS + 2 * number + shadow] += 1
+                        row[_TOTALS + 2 * number + shadow] += times
                         shadowed |= shadow
-                row[_SHADOW_DENIED] += shadowed
+                row[_SHADOW_DENIED] += shadowed * times
                 return
-        self.charged(charge, result)
+        for series, counts in counts_of(charge, result):
+            self.add(series, [count * times for count in counts])
 
     def answered_late(self, charges: Sequence[Charge]) -> None:
         """Count as degraded what the script counted after its calls were decided without it."""

@@ -42,13 +42,13 @@ class CallCounts:
     def __init__(self) -> None:
         self.by_method: dict[tuple[str, Code], Distribution] = {}
 
-    def count(self, method: str, code: Code, seconds: float) -> None:
-        """Count a call that took so many SECONDS, with the wait for its turn."""
+    def count(self, method: str, code: Code, seconds: float, times: int = 1) -> None:
+        """Count a call that took so many SECONDS, with the wait for its turn, or TIMES such calls."""
         taken = self.by_method.get((method, code))
         if taken is None:
             taken = self.by_method[method, code] = Distribution(CALL_BOUNDS)
-        taken.counts[bisect_left(CALL_BOUNDS, seconds)] += 1  # as `add`, whose call would cost as much again
-        taken.total += seconds
+        taken.counts[bisect_left(CALL_BOUNDS, seconds)] += times  # as `add`, whose call would cost as much again
+        taken.total += seconds * times
 
 
 class RoundTripCounts:

@@ -17,6 +17,7 @@ from ratelimit_service.server.collector import keep_few_young, tune_collector
 from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.admission import Bounds
 from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, envoy_methods
+from ratelimit_service.transport.envoy.crossing import drop_kept
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App
 from ratelimit_service.transport.envoy.shed import SOCKET_VARIABLE, keep_shedding
@@ -53,6 +54,7 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             background.start(
                 "shedding", lambda: keep_shedding(Shedding(planes.overload), Path(environ[SOCKET_VARIABLE]))
             )
+            planes.denials.on_forgotten = drop_kept
             supervisor.report_ready()
             count = planes.counts.calls.count
             bounds, recorder = Bounds(Unfinished(), overload=planes.overload), planes.recorder

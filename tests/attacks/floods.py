@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from attacks import frames
-from attacks.connection import CHECK, STREAM, Connection, data, open_call, reset, settings, window
+from attacks.connection import CHECK, MAX_STREAMS, STREAM, Connection, data, open_call, reset, settings, window
 
 BLOCK = frames.header_block(CHECK)
 FILLED = 60_000
@@ -25,7 +25,7 @@ def single_bytes() -> Sent:
 
 def single_bytes_on_many_streams() -> Sent:
     """As many unfinished messages as are allowed, each a byte longer in each round."""
-    streams = range(1, 201, 2)
+    streams = range(1, 2 * MAX_STREAMS, 2)
     yield b"".join(open_call(stream, BLOCK) + data(stream, b"\0\0\0\xff\xff") for stream in streams)
     round_ = b"".join(data(stream, b"x") for stream in streams)
     for _ in range(60_000):

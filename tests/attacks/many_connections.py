@@ -8,12 +8,13 @@ from contextlib import suppress
 from itertools import count, cycle
 
 from attacks import frames
+from attacks.connection import MAX_STREAMS
 from attacks.victim import CHECK
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
 
 STREAM = "/ratelimit.v1.RateLimitService/StreamCheckLimit"
-STREAMS = 50
-"""Streams on the connection of a slow reader."""
+STREAMS = MAX_STREAMS
+"""Streams on the connection of a slow reader: the transport envoy closes one with more."""
 
 CHECKS_PER_SECOND = 1_000
 """Of each slow reader: a flood is another attack."""

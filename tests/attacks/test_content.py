@@ -3,6 +3,7 @@
 Each was sent by whoever reaches the port: without a key where that is possible, and never with a token.
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from attacks.attacked import Target, attacked
 from attacks.sizes import FULL, TOLERATED
+from operations.probe import ask
 from ratelimit_service._gen.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
@@ -48,7 +50,7 @@ MESSAGES: Final[dict[str, tuple[str, bytes]]] = {
         CHECK,
         authorization(header_map={"headers": [{"key": "x-api-key", "value": ""}] * (LENGTH // 14)}),
     ),
-    "empty headers": (CHECK, authorization(headers={f"{number:x}": "" for number in range(LENGTH // 9)})),
+    "empty headers": (CHECK, authorization(headers={f"{number:x}": "" for number in range(LENGTH // 10)})),
     "empty descriptors": (LIMIT, request(descriptors=LENGTH // 2)),
     "small descriptors": (LIMIT, request(("a", "b"), descriptors=LENGTH // 10)),
     "empty entries": (LIMIT, request(*[("", "")] * (LENGTH // 2))),
@@ -107,6 +109,75 @@ def test_expensive_messages(target: Target, names: list[str]) -> None:
     assert set(found) <= {"denied", "allowed", "BatchCheckLimit INVALID_ARGUMENT"}, found
     if names != ["long value"]:
         assert found["denied"] + found["BatchCheckLimit INVALID_ARGUMENT"] > 0
+
+
+TOO_MANY: Final[dict[str, tuple[str, str]]] = {
+    "empty descriptors": ("ShouldRateLimit", "descriptors"),
+    "small descriptors": ("ShouldRateLimit", "descriptors"),
+    "empty entries": ("ShouldRateLimit", "descriptors.entries"),
+    "empty headers": ("Check", "attributes.request.http.headers"),
+    "empty raw headers": ("Check", "attributes.request.http.headers"),
+    "one raw header again and again": ("Check", "attributes.request.http.headers"),
+}
+"""The method and the reason by which a denial is counted, by the name of the message."""
+
+
+def out_of_bounds(target: Target) -> Counter[tuple[str, str]]:
+    """How many requests were denied for their form so far, by method and reason."""
+    text = ask(target.server.settings.operations_listen, "/metrics").text
+    pattern = r'^ratelimit_out_of_bounds_requests_total\{method="(.+)",reason="(.+)"\} (\S+)$'
+    found = re.findall(pattern, text, re.MULTILINE)
+    return Counter({(method, reason): int(float(count)) for method, reason, count in found})
+
+
+def test_what_is_too_many_is_counted_before_it_is_parsed(target: Target) -> None:
+    """Of a message that is malformed behind thousands of parts their number is what is wrong: nobody has read its end.
+
+    A parser would make an object of each, or find the end first.
+    """
+    before, at = out_of_bounds(target), time.monotonic()
+    while time.monotonic() < at + 2.5:  # what was denied lately is counted late
+        time.sleep(0.1)
+        if (now := out_of_bounds(target)) != before:
+            before, at = now, time.monotonic()
+    for name in TOO_MANY:
+        method, data = MESSAGES[name]
+        response = target.server.channel.unary_unary(method)(data + b"\xff", timeout=10)
+        assert outcome_of(method, response) == "denied"
+    until = time.monotonic() + 10
+    while (counted := out_of_bounds(target) - before).total() < len(TOO_MANY):
+        assert time.monotonic() < until, counted
+        time.sleep(0.05)
+    assert counted == Counter(TOO_MANY.values())
+
+
+SAME_MESSAGE: Final = 200
+"""Calls with one message, for what they take of the processor: that is counted in hundredths of a second."""
+
+PATH_FACTOR: Final = 4
+"""By which a path of escapes may take longer than one of letters. It would be ten, if all of it were decoded."""
+
+
+def test_a_long_path_is_decoded_in_part(target: Target) -> None:
+    """A path of 21,000 escapes takes about as much of the processor as one of as many letters."""
+    method, escapes = MESSAGES["path of escapes, some key"]
+    letters = authorization(path="/" + "a" * (3 * 21_000), headers={"x-api-key": "x" * 70})
+    assert len(letters) == len(escapes)
+    call = target.server.channel.unary_unary(method)
+
+    def processor_seconds() -> float:
+        times = [worker.cpu_times() for worker in target.server.workers()]
+        return sum(each.user + each.system for each in times)
+
+    def taken(message: bytes) -> float:
+        call(message, timeout=10)
+        before = processor_seconds()
+        for _ in range(SAME_MESSAGE):
+            assert outcome_of(method, call(message, timeout=10)) == "denied"
+        return processor_seconds() - before
+
+    of_letters, of_escapes = taken(letters), taken(escapes)
+    assert of_escapes <= PATH_FACTOR * of_letters + 0.05, (of_escapes, of_letters)
 
 
 def flood_values(address: str, until: float, lengths: list[int]) -> Counter[str]:

@@ -13,6 +13,8 @@ from attacks.attacked import Target, attacked
 from attacks.connection import MAX_STREAMS, Connection, data, open_call
 from attacks.sizes import ATTACK_SECONDS, FULL
 from ratelimit_service._gen.ratelimit.v1 import key_admin_service_pb2 as admin_pb2
+from ratelimit_service.transport.envoy.config import MAX_HEALTH_CHECKS
+from ratelimit_service.transport.grpcio.open_streams import MAX_WATCHES
 
 ADMIN = frames.header_block("/ratelimit.v1.KeyAdminService/ManageKey")
 TOKEN = frames.header_block("/ratelimit.v1.KeyAdminService/ManageKey", authorization="Bearer rlt_" + "x" * 45)
@@ -20,10 +22,10 @@ CHECK = frames.header_block("/grpc.health.v1.Health/Check")
 WATCH = frames.header_block("/grpc.health.v1.Health/Watch")
 REFLECTION = frames.header_block("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
 UNKNOWN = frames.header_block("/no.such.Service/Method")
-HEALTH_CONNECTIONS = 5
-"""Of each attacker: 480 calls in all, twice as many as are proxied at a time."""
-WATCHING = 36
-"""Connections with 32 watches each, of which two ask for reflection instead: more than there are places."""
+HEALTH_CONNECTIONS = MAX_HEALTH_CHECKS // MAX_STREAMS // 2
+"""Of each of three attackers: half as many calls again as are proxied at a time."""
+WATCHING = MAX_WATCHES // MAX_STREAMS + 10
+"""Connections with as many watches as are allowed, two of which ask for reflection instead: more than have places."""
 UNFINISHED = b"\0\0\1\0\0" + b"x" * 10_000
 
 
@@ -70,12 +72,11 @@ def hold_health(address: str, until: float) -> Counter[str]:
         while time.monotonic() < until:
             while len(held) < HEALTH_CONNECTIONS:
                 held.append(Connection(address))
-                held[-1].drain(0.1)
+                held[-1].drain(0.01)
             for connection in held:
                 connection.drain()
                 begun = counts[f"of {id(connection)}"]
-                most = connection.theirs.get(frames.MAX_CONCURRENT_STREAMS, 100)
-                while begun - len(connection.ended) < most and connection.send(open_call(2 * begun + 1, CHECK)):
+                while begun - len(connection.ended) < MAX_STREAMS and connection.send(open_call(2 * begun + 1, CHECK)):
                     begun += 1
                 counts[f"of {id(connection)}"] = begun
             held = [connection for connection in held if not connection.closed]
@@ -91,7 +92,7 @@ def test_health_checks_without_a_message(target: Target) -> None:
     server = target.server
     answered = 0
     with attacked(target, "health checks held", check=FULL) as report:
-        seconds = max(ATTACK_SECONDS, 1.5)
+        seconds = max(ATTACK_SECONDS, 2.5)
         attack = threading.Thread(target=lambda: report.attack(hold_health, seconds=seconds))
         attack.start()
         with grpc.insecure_channel(server.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
@@ -106,7 +107,7 @@ def test_health_checks_without_a_message(target: Target) -> None:
             finally:
                 attack.join()
     assert answered >= (10 if FULL else 5)
-    assert report.attackers["begun"] > 10 * MAX_STREAMS
+    assert report.attackers["begun"] > MAX_HEALTH_CHECKS
 
 
 def test_nobody_takes_all_watches(target: Target) -> None:

@@ -7,9 +7,10 @@ import grpc
 
 from attacks import frames
 from attacks.attacked import Target, attacked
-from attacks.connection import CHECK, STREAM, Connection, open_call
-from attacks.sizes import FULL
+from attacks.connection import CHECK, MAX_STREAMS, STREAM, Connection, open_call
+from attacks.sizes import ATTACK_SECONDS, FULL
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
+from ratelimit_service.api.open_streams import MAX_OPEN
 
 NAME = b"\x05x-odd"
 IN_TABLE = b"\x40" + NAME + b"\x7f" + bytes((3800 - 127 & 127 | 128, 3800 - 127 >> 7)) + b"a" * 3800
@@ -17,8 +18,10 @@ IN_TABLE = b"\x40" + NAME + b"\x7f" + bytes((3800 - 127 & 127 | 128, 3800 - 127 
 FROM_TABLE = b"\xbe"
 """The same again."""
 REPEATED = 22
-CONNECTIONS = 30
-"""Of each attacker."""
+HELD_SECONDS = 3.0
+"""For which calls are at least begun and held, so that what is seen is not only how they are begun."""
+CONNECTIONS = 60
+"""Of each attacker, with as many calls as are allowed: one more, and the transport envoy closes the connection."""
 
 
 def open_calls(address: str, until: float, method: str, repeated: int = REPEATED) -> Counter[str]:
@@ -34,7 +37,7 @@ def open_calls(address: str, until: float, method: str, repeated: int = REPEATED
             connection = Connection(address)
             connection.drain(0.05 if FULL else 0.01)
             held.append(connection)
-            for stream in range(1, 64, 2):
+            for stream in range(1, 2 * MAX_STREAMS, 2):
                 first = IN_TABLE if stream == 1 else FROM_TABLE
                 more = first + FROM_TABLE * repeated if repeated else b""
                 connection.send(open_call(stream, block + more))
@@ -43,6 +46,8 @@ def open_calls(address: str, until: float, method: str, repeated: int = REPEATED
             time.sleep(0.1)
             for connection in held:
                 connection.drain()
+        counts["closed"] = sum(connection.closed for connection in held)
+        counts["ended"] = sum(len(connection.ended) for connection in held)
     finally:
         for connection in held:
             connection.close()
@@ -54,6 +59,7 @@ def test_large_headers_of_streams_are_not_held(target: Target) -> None:
     with attacked(target, "headers of streams", check=False) as report:
         report.attack(open_calls, STREAM)
     assert report.attackers["opened"] >= 2_000, report.row()
+    assert not report.attackers["closed"], report.row()
     assert report.memory_growth_mb < 300, report.row()
 
 
@@ -62,22 +68,44 @@ def test_large_headers_of_calls_are_not_held(target: Target) -> None:
     with attacked(target, "headers of calls", check=False) as report:
         report.attack(open_calls, CHECK)
     assert report.attackers["opened"] >= 2_000, report.row()
+    assert not report.attackers["closed"], report.row()
     assert report.memory_growth_mb < 300, report.row()
 
 
 def test_calls_without_a_message_take_nobodys_turn(target: Target) -> None:
     """While thousands of calls wait for messages that are never sent, others are decided; most, by `make attacks`."""
     with attacked(target, "calls without a message", check=False) as report:
-        report.attack(open_calls, CHECK, 0)
+        report.attack(open_calls, CHECK, 0, seconds=max(ATTACK_SECONDS, HELD_SECONDS))
     assert report.attackers["opened"] >= 2_000, report.row()
+    assert not report.attackers["closed"], report.row()
     assert report.during.errors.total() <= (0.02 if FULL else 0.7) * report.during.calls, report.during.errors
 
 
-def test_a_stream_with_ordinary_headers_is_served(target: Target) -> None:
-    """Some KiB of headers are no reason to refuse a stream."""
+def test_too_many_streams_give_way(target: Target) -> None:
+    """Of more streams than a process keeps, those that are too many are ended."""
+    with attacked(target, "quiet streams", check=False) as report:
+        report.attack(open_calls, STREAM, 0, seconds=max(ATTACK_SECONDS, HELD_SECONDS))
+    assert not report.attackers["closed"], report.row()
+    assert report.attackers["ended"] >= 0.8 * (report.attackers["opened"] - MAX_OPEN), report.row()
+
+
+def test_headers_of_streams(target: Target) -> None:
+    """Some KiB of headers are no reason to refuse a stream; more than it may hold for as long as it lives are one."""
     _, api_key = target.server.key("wide")
     request = StreamCheckLimitRequest(check={"api_key": api_key}).SerializeToString()
-    with grpc.insecure_channel(target.address) as channel:
-        call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(STREAM)
-        responses = call(iter([request]), metadata=(("x-odd", "a" * 6_000),), timeout=5)
-        assert len(list(responses)) == 1
+    assert outcome_of_stream(target, request, 6_000) == "1 answers"
+    assert outcome_of_stream(target, request, 9_000) == "RESOURCE_EXHAUSTED"
+
+
+def outcome_of_stream(target: Target, request: bytes, size: int) -> str:
+    """What becomes of a stream with a header of SIZE bytes. While the server recovers from an attack it is repeated."""
+    until = time.monotonic() + 10
+    while True:
+        with grpc.insecure_channel(target.address) as channel:
+            call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(STREAM)
+            try:
+                return f"{len(list(call(iter([request]), metadata=(('x-odd', 'a' * size),), timeout=5)))} answers"
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= until:
+                    return str(error.code().name)
+        time.sleep(0.1)

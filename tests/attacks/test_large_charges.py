@@ -33,7 +33,7 @@ def charge(address: str, until: float, descriptors: int) -> Counter[str]:
     return found
 
 
-@pytest.mark.parametrize("buckets", [MAX_BUCKETS, 4 * MAX_BUCKETS] if FULL else [MAX_BUCKETS])
+@pytest.mark.parametrize("buckets", [MAX_BUCKETS, 4 * MAX_BUCKETS])
 def test_one_caller_takes_redis_for_himself(target: Target, buckets: int) -> None:
     """No breaker opens, so nobody else becomes DEGRADED; beyond the bound of buckets a request is denied."""
     limits = [{"name": f"{number}", "quota": {"amount": 10**9, "window": "YEAR"}} for number in range(LIMITS)]

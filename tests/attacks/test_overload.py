@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections import Counter
@@ -16,9 +17,10 @@ import pytest
 from attacks import frames
 from attacks.attacked import Target, attacked
 from attacks.conftest import StartTarget
-from attacks.connection import Connection, reset
+from attacks.connection import MAX_STREAMS, Connection, reset
 from attacks.sizes import FULL
 from fixtures.open_loop import build_open_loop
+from operations.probe import ask
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest
 
 CHECK = "/ratelimit.v1.RateLimitService/CheckLimit"
@@ -28,6 +30,8 @@ DEADLINE_MS = 25 if FULL else 250
 
 CONNECTIONS = 8
 MANY_CONNECTIONS = 48
+QUEUEING = 24
+"""Connections whose calls in flight are more than their deadlines allow for."""
 STREAMS_OF_MANY = 4
 GOODPUT = {"envoy": 0.85 if FULL else 0.2, "grpcio": 0.5 if FULL else 0.1}
 KEPT_BY_OTHERS = {"envoy": 0.95 if FULL else 0.4, "grpcio": 0.1}
@@ -143,6 +147,28 @@ def overload(target: Target, generator: Path, connections: int, record_property:
     while memory(server) > MEMORY_FACTOR * before:
         assert time.monotonic() < until, f"{before >> 20} MiB before, {memory(server) >> 20} MiB after"
         time.sleep(0.5)
+
+
+@pytest.mark.parametrize("target", ["envoy"], indirect=True)
+def test_what_cannot_be_decided_in_time_is_refused(target: Target, generator: Path) -> None:
+    """Where a queue of all calls that may be in flight would outlast their deadlines, some are refused for it."""
+    queue_seconds = QUEUEING * MAX_STREAMS / peak(generator, target)
+    deadline_ms = max(20, round(0.7 * 1_000 * queue_seconds))
+    before = refused(target)
+    results = run(generator, target, Group("too many", 100_000, QUEUEING), seconds=3, deadline_ms=deadline_ms)
+    until = time.monotonic() + 10
+    while refused(target) == before:
+        assert time.monotonic() < until, _shown(results)
+        time.sleep(0.1)
+    while good(run(generator, target, Group("after", 100), seconds=0.5), 0.5) < 90:
+        assert time.monotonic() < until + 20, "calls are still late"
+
+
+def refused(target: Target) -> int:
+    """Calls that the server refused so far because their turn did not come, without those that Envoy refuses for it."""
+    text = ask(target.server.settings.operations_listen, "/metrics").text
+    counts = re.findall(r'^ratelimit_refused_calls_total\{cause="(?!shed).+"\} (\S+)$', text, re.MULTILINE)
+    return sum(int(float(count)) for count in counts)
 
 
 def test_one_caller_cannot_use_the_whole(

@@ -1,9 +1,14 @@
 """What is begun and not finished is ended in time. Quiet streams live on."""
 
+import ssl
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from attacks import frames
@@ -11,6 +16,7 @@ from attacks.conftest import TRANSPORTS
 from attacks.connection import CHECK, STREAM, Connection, data, open_call
 from fixtures.served import Server
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import StreamCheckLimitRequest
+from server.certificates import Authority
 
 BLOCK = frames.header_block(CHECK)
 ALL_OF_IT = b"\0\0\1\0\0"
@@ -72,6 +78,31 @@ def end_what_is_not_finished(server: Server) -> None:
         assert connection.wait_ended(11, 5)
         assert connection.received[frames.DATA] >= 3
         assert not connection.closed
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_half_a_handshake_is_closed(own_server: Callable[..., Server], transport: str, tmp_path: Path) -> None:
+    """Where there is TLS, a connection that sends nothing, or its first message alone, is closed as well."""
+    authority = Authority(tmp_path)
+    served = authority.issue("server")
+    server = own_server(transport, tls_certificate=served.certificate, tls_key=served.key)
+    with (
+        Connection(server.address, b"") as silent,
+        Connection(server.address, client_hello(authority)) as half,
+    ):
+        until = time.monotonic() + AFTER_ALL_TIMEOUTS
+        assert half.wait_closed(until - time.monotonic())
+        assert silent.wait_closed(max(until - time.monotonic(), 1))
+
+
+def client_hello(authority: Authority) -> bytes:
+    """What a client of TLS sends first."""
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.set_alpn_protocols(["h2"])
+    sent = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost").do_handshake()
+    return sent.read()
 
 
 def test_other_protocols_are_closed(unwatched_server: Server) -> None:

@@ -2,10 +2,17 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Final
+
+import pytest
+from hpack import Decoder
 
 from attacks import frames
 from attacks.attacked import DESCRIPTORS, Target, attacked
-from attacks.connection import CHECK, STREAM, Connection, data, open_call
+from attacks.conftest import StartTarget
+from attacks.connection import CHECK, MAX_STREAMS, STREAM, Connection, Sender, data, open_call
 from attacks.sizes import FULL, MEMORY_MB, TOLERATED
 
 BLOCK = frames.header_block(CHECK)
@@ -46,6 +53,81 @@ def test_unfinished_messages_of_streams(target: Target) -> None:
     with attacked(target, "unfinished messages of streams", check=FULL) as report:
         report.attack(hold_bodies, frames.header_block(STREAM))
     assert report.memory_growth_mb <= (30 if target.transport == "envoy" and FULL else 120), report.row()
+
+
+TOO_MANY: Final = "14: too many"
+"""How a call ends that gives way, UNAVAILABLE and how its message begins. One that takes too long: "4: the message"."""
+
+
+class Held(Sender):
+    """A connection with calls that never send a whole message."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.statuses: Counter[str] = Counter()
+        """How calls ended: code and the first two words of the message."""
+        self._decoder = Decoder()
+        self.take(0.1)
+
+    def begin(self, calls: int, sent: int, first: int = 1) -> None:
+        """Begin CALLS, and send SENT bytes of the 64 KiB of each."""
+        for stream in range(first, first + 2 * calls, 2):
+            self._connection.send(open_call(stream, BLOCK))
+            if sent:
+                assert self.send(stream, ALL_OF_IT + b"x" * sent, 10)
+        self.take()
+
+    def take(self, seconds: float = 0.0) -> None:
+        """Read what arrives within so many seconds."""
+        for kind, _, stream, payload in self._connection.read(seconds):
+            if kind == frames.WINDOW:
+                self._more[stream] += int.from_bytes(payload, "big")
+            elif kind == frames.HEADERS:
+                headers = dict(self._decoder.decode(payload, raw=True))
+                message = b" ".join(headers.get(b"grpc-message", b"").split()[:2])
+                if b"grpc-status" in headers:
+                    self.statuses[f"{headers[b'grpc-status'].decode()}: {message.decode()}"] += 1
+
+
+def assert_some_give_way(held: Sequence[Held]) -> None:
+    """Calls on these connections end because there are too many."""
+    until = time.monotonic() + 10
+    while not (found := sum((one.statuses for one in held), Counter()))[TOO_MANY]:
+        assert time.monotonic() < until, found
+        for one in held:
+            one.take(0.05)
+
+
+def test_unfinished_messages_of_a_connection_give_way(start_target: StartTarget) -> None:
+    """Where a connection may begin many calls, not all of their unfinished messages are waited for."""
+    target = start_target("envoy", max_concurrent_streams=64)
+    with Connection(target.address) as connection:
+        held = Held(connection)
+        held.begin(40, 60_000)
+        assert_some_give_way([held])
+
+
+@pytest.mark.parametrize("target", ["envoy"], indirect=True)
+def test_unfinished_messages_of_many_connections_give_way(target: Target) -> None:
+    """Those of several connections, none of which has too many, are too many together."""
+    with ExitStack() as stack:
+        held = [Held(stack.enter_context(Connection(target.address))) for _ in range(10)]
+        for one in held:
+            one.begin(MAX_STREAMS, 60_000)
+        assert_some_give_way(held)
+
+
+def test_calls_without_a_message_give_way(target: Target) -> None:
+    """Calls that have begun and sent nothing are too many as well, after a second."""
+    with ExitStack() as stack:
+        held = [Held(stack.enter_context(Connection(target.address))) for _ in range(30)]
+        for one in held:
+            one.begin(MAX_STREAMS - 2, 0)
+            time.sleep(0.06)  # more at once would be refused under overload
+        time.sleep(1)
+        for one in held:
+            one.begin(2, 0, first=2 * MAX_STREAMS - 3)
+        assert_some_give_way(held)
 
 
 def wait_idle(address: str, until: float) -> Counter[str]:

@@ -68,6 +68,24 @@ def test_it_denies_until_the_wait_counted_from_when_it_was_sent(memory: DenialMe
     assert memory.find(charge) is None
 
 
+async def test_who_gives_denials_to_others_hears_when_they_may_have_ended(memory: DenialMemory, time: Time) -> None:
+    """Whatever is heard, and when nothing is heard any more; until then a denial holds until a time."""
+    heard: list[bool] = []
+    memory.on_forgotten = lambda: heard.append(memory.holds_until(charge) == 0.0)
+    charge = Charge((bucket(),), (1,))
+    assert memory.holds_until(charge) == 0.0
+    sent = deny(memory, time, charge, 100_000)
+    assert sent + 0.0998 < memory.holds_until(charge) < sent + 0.1
+    memory.forget(["one"])
+    time.now += 1
+    deny(memory, time, charge, 100_000)
+    memory.deafen()
+    assert heard == [True, True]
+    for change in (memory.apply([]), memory.refresh_all(), memory.recompile()):
+        await change
+    assert len(heard) == 5
+
+
 def test_it_denies_for_a_second_at_most(memory: DenialMemory, time: Time) -> None:
     """However long the wait is: a message that something was returned may be lost."""
     charge = Charge((bucket(),), (1,))

@@ -6,6 +6,7 @@ from decision.descriptors.world import World as DescriptorWorld
 from decision.descriptors.world import bucket, describe, node
 from decision.memory import PEPPERS, ManualClock, MemoryBuckets, MemorySource, burst, listening, record
 from ratelimit_service.decision.api_key import ApiKey
+from ratelimit_service.decision.descriptors.request import DescribedRequest
 from ratelimit_service.decision.descriptors.rules import DomainRules
 from ratelimit_service.decision.enforcement import Enforcement, Switch
 from ratelimit_service.decision.engine import Check, DecisionEngine
@@ -79,6 +80,41 @@ async def test_it_counts_as_usage_as_a_denied_call_does(world: World) -> None:
     await world.check(resource="orders")
     (row,) = [row for row in world.usage.take(10) if b"orders" in row.field]
     assert row.counts == [0, 0, 2, 0, 0, 2, 0]
+
+
+async def test_what_is_given_again_counts_as_if_it_were_decided_again() -> None:
+    """As many denials as there were calls, of each limit, of the shadow limit too."""
+    shadow = Limit("would", TokenBucket(5, 1, 60_000_000), mode=Mode.SHADOW)
+    decided, given = World(SLOW, shadow), World(SLOW, shadow)
+    for world in (decided, given):
+        await world.exhaust()
+    for _ in range(7):
+        await decided.check()
+    check = await given.engine.prepare(Check(str(given.api_key)))
+    decision = await given.engine.decide(check)
+    given.engine.count_again(check, decision, 6)
+    assert given.engine.holds_until(check) == pytest.approx(given.clock.time_us / 1e6 + 1, abs=0.01)
+    assert given.engine.tally == decided.engine.tally
+    assert given.engine.tally.denials == decided.engine.tally.denials
+    assert [row.counts for row in given.usage.take(10)] == [row.counts for row in decided.usage.take(10)]
+    given.engine.count_again(check, decision, 5)  # after what was counted was taken
+    assert [row.counts for row in given.usage.take(10)] == [[0, 0, 5, 5, 0, 5, 0, 0, 5]]
+
+
+async def test_requests_that_are_given_again_count_as_well() -> None:
+    """Requests of one descriptor."""
+    decided, given = await rules_world(), await rules_world()
+    for world in (decided, given):
+        await world.decide(describe(A))
+    for _ in range(7):
+        await decided.decide(describe(A))
+    prepared = await given.engine.prepare(DescribedRequest("shop", [describe(A)]))
+    decision = await given.engine.decide(prepared)
+    given.engine.count_again(prepared, decision.statuses[0], 6)
+    assert given.engine.holds_until(prepared) > given.clock.time_us / 1e6
+    assert given.engine.tally == decided.engine.tally
+    assert given.engine.tally.denials == decided.engine.tally.denials
+    assert [row.counts for row in given.usage.take(10)] == [row.counts for row in decided.usage.take(10)]
 
 
 async def test_a_shadow_limit_that_would_deny_too_is_counted(world: World) -> None:  # noqa: ARG001

@@ -38,6 +38,14 @@ def test_what_an_id_says_comes_back() -> None:
             assert (one.name, one.partition, one.limit) == (other.name, other.partition, other.limit)
 
 
+def test_reservations_have_the_limits_of_a_plan_in_common() -> None:
+    """Each is kept read once, and so encoded once: a limit of each reservation would push out those of others."""
+    limits = [Limit("burst", TokenBucket(5, 1, MICRO))]
+    (one,), (another,) = (unpack(pack(reservation(limits, subject=subject))).buckets for subject in ("acme", "umbra"))
+    assert one.name != another.name
+    assert one.limit is another.limit
+
+
 def test_ids_differ_but_for_the_same_request() -> None:
     """Then their names are the same, even if what they say has changed meanwhile."""
     packed = pack(reservation(LIMITS))

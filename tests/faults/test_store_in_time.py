@@ -115,7 +115,8 @@ async def test_every_caller_knows_in_time(broken: BrokenStore, name: str) -> Non
         broken.end(name)
         closed_after = await waited_until(lambda: not store.breaker_open, 10)
         await after.load(store, bucket, 0.5, deadline=1)
-    assert during.refused == []
+    # A machine with other work may have some wait for too long in this process: overload, which is not DEGRADED.
+    assert len(during.refused) <= (0 if FULL else len(during.made) / 20), during.refused
     assert all(error is not None for began, _, error in during.made[len(during.made) // 2 :])
     assert during.in_time() >= (0.999 if FULL else 0.9)
     assert opened_after <= 0.25 * FACTOR

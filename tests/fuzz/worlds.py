@@ -16,8 +16,10 @@ from ratelimit_service.api.headers import LimitHeaders
 from ratelimit_service.api.rate_limit.service import RateLimitService
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.buckets.local import LocalBucketStore
+from ratelimit_service.decision import settlement
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.assignments.allocator import Allocator
+from ratelimit_service.decision.descriptors import tree
 from ratelimit_service.decision.descriptors.engine import DescriptorEngine
 from ratelimit_service.decision.descriptors.held import HeldCalls
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleLimit, RuleNode
@@ -78,6 +80,7 @@ class World:
         source = MemorySource()
         source.records[KEY.key_id] = record(KEY, *_LIMITS)
         source.records[REVOKED.key_id] = record(REVOKED, state=KeyState.REVOKED)
+        tree._MAX_CACHED = _CACHED
         resolver = KeyResolver(PolicyCache(source, self.clock), PEPPERS)
         buckets = LocalBucketStore(lambda: 1, self.clock.now_us, size=_CACHED)
         domains = MemoryRules(DomainRules(DOMAIN, _NODES))
@@ -92,6 +95,7 @@ class World:
         refused = ReasonCounts("denied a request that is too large or malformed")
         reserving = MemoryBuckets(self.clock)  # which settles, and is bounded by the limit on open reservations
         holding = DecisionEngine(resolver, reserving, buckets, self.usage, ids)
+        settlement._MAX_READ = _CACHED
         settlements = Settlements(resolver, reserving, ids)
         held = HeldCalls(rules, holding, settlements)
         self.rate_limits = envoy_rls.EnvoyRateLimitService(descriptors, held, headers, self.clock, refused)
@@ -100,7 +104,8 @@ class World:
         self.forget_grants = reserving._buckets._grants.clear
         self._reservations = reserving._buckets._reservations
         self.checks = RateLimitService(holding, settlements, grants, self.clock, cached_requests=_CACHED)
-        self.allocator = Allocator(rules, reserving, MemoryShares(self.clock), self.usage, self.monotonic)
+        self._shares = MemoryShares(self.clock)
+        self.allocator = Allocator(rules, reserving, self._shares, self.usage, self.monotonic)
         self.quotas = EnvoyQuotaService(self.allocator)
         tokens = Source()
         self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
@@ -147,7 +152,9 @@ class World:
 
     def run(self, awaitable: Any) -> Any:  # noqa: ANN401  whatever it returns
         """Run something on the world's event loop."""
-        return self.loop.run_until_complete(awaitable)
+        result = self.loop.run_until_complete(awaitable)
+        self._flush()
+        return result
 
     def _count(self, _method: str, code: Code, _seconds: float) -> None:
         self.counted.append(code)
@@ -156,6 +163,7 @@ class World:
         """Take what was counted, as the sender of a worker does, and forget reservations, as Redis does."""
         self._runs += 1
         if self._runs % _TAKEN == 0:
+            self._shares.visits.clear()
             self._reservations.clear()
             while rows := self.usage.take(_TAKEN):
                 self.usage.release(rows)

@@ -3,6 +3,7 @@
 from collections.abc import Sized
 from functools import partial
 from http import HTTPStatus
+from time import monotonic
 from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_service.api.authentication import deferred_token
@@ -11,6 +12,7 @@ from ratelimit_service.api.envoy_rls.encoder import RateLimitResponseEncoder, en
 from ratelimit_service.api.envoy_rls.reader import ReadRequest, read_request
 from ratelimit_service.api.fallback import DETAIL, REASON, ROUTE_REASON, OfRoute, OutOfBounds
 from ratelimit_service.api.headers import LimitHeaders
+from ratelimit_service.api.lasting import LASTS_SECONDS, Lasting
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.api.request_cache import RequestCache, digest_of
 from ratelimit_service.api.reserving import Reserving
@@ -20,6 +22,7 @@ from ratelimit_service.decision.descriptors.held import ROUTE, EndedCall, HeldCa
 from ratelimit_service.decision.descriptors.outcome import RequestDecision, passed, undecided
 from ratelimit_service.decision.descriptors.request import DescribedRequest, check_request
 from ratelimit_service.decision.ports import Clock
+from ratelimit_service.decision.reason import Source
 from ratelimit_service.errors import InvalidArgument
 from ratelimit_service.management.tokens import UNDECIDED, Caller, Role
 
@@ -111,7 +114,13 @@ class EnvoyRateLimitService:
         if prepared.after is not None and caller.role is not Role.GATEWAY:
             self.ignored.add(METHOD, "charge_afterwards", count=len(prepared.after.request.items))
             prepared = prepared.if_allowed()
-        return Encoded(self._encoder.encode(await self._engine.decide(prepared, deadline)))
+        decision = await self._engine.decide(prepared, deadline)
+        data = self._encoder.encode(decision)
+        single = prepared.single is not None and prepared.after is None  # what is charged afterwards is each time
+        if single and prepared is request and decision.statuses[0].source is Source.MEMORY:
+            until = min(self._engine.holds_until(prepared), monotonic() + LASTS_SECONDS)
+            return Lasting(data, until, partial(self._engine.count_again, prepared, decision.statuses[0]))
+        return Encoded(data)
 
     async def _decide_held(
         self, call: HeldCall | EndedCall | RequestDecision, caller: Caller, deadline: float | None

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import TypeAlias, TypeVar
 
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
@@ -9,6 +10,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     SettleLimitRequest,
 )
 from ratelimit_service.api.authentication import deferred_token, require, require_known
+from ratelimit_service.api.lasting import LASTS_SECONDS, Lasting
 from ratelimit_service.api.open_streams import OpenStreams
 from ratelimit_service.api.rate_limit.encoder import DecisionEncoder
 from ratelimit_service.api.rate_limit.reader import CheckReader, Extension, NewCheck
@@ -19,6 +21,7 @@ from ratelimit_service.decision.engine import Check, DecisionEngine, PreparedChe
 from ratelimit_service.decision.grants import GrantCall, Grants
 from ratelimit_service.decision.outcome import UNDECIDED, Decision
 from ratelimit_service.decision.ports import Clock
+from ratelimit_service.decision.reason import Source
 from ratelimit_service.decision.settlement import Settlements
 from ratelimit_service.errors import PermissionDenied, ServiceError
 from ratelimit_service.management.tokens import UNDECIDED as TOKEN_UNDECIDED
@@ -70,6 +73,9 @@ class RateLimitService:
         data, reservation_id = self.encoder.encode(decision), decision.reservation_id
         if reservation_id and isinstance(prepared, PreparedCheck) and not prepared.charge.request:
             return Reserving(data, partial(self._settlements.abandon, reservation_id))
+        if decision.source is Source.MEMORY and prepared is check:  # the same bytes have come before
+            until = min(self._engine.holds_until(prepared), monotonic() + LASTS_SECONDS)
+            return Lasting(data, until, partial(self._engine.count_again, prepared, decision))
         return Encoded(data)
 
     async def settle_limit(self, request: SettleLimitRequest, caller: Caller, deadline: float | None = None) -> Encoded:

@@ -276,6 +276,18 @@ class DescriptorEngine:
                     self.tally.deny(plan, status.limit.name)
         return RequestDecision(allowed, statuses)
 
+    def holds_until(self, prepared: PreparedRequest) -> float:
+        """Until when the same request will be denied from memory, if it is now: a monotonic time in seconds."""
+        return self._denials.holds_until(prepared.charge)
+
+    def count_again(self, prepared: PreparedRequest, status: DescriptorStatus, times: int) -> None:
+        """Count TIMES more requests like this one of a single descriptor, to which its STATUS from memory was given."""
+        self._usage.denied(prepared.charge, ChargeResult(charged=False, limit_results=status.results), times)
+        plan = NO_PLAN if status.policy is None else status.policy.plan
+        self.tally[plan][status.reason][status.source] += times
+        if status.limit is not None:
+            self.tally.deny(plan, status.limit.name, times)
+
     async def _ask(self, prepared: PreparedRequest, deadline: float | None) -> tuple[DescriptorStatus, ...]:
         """Have the store decide a request."""
         charge, sent = prepared.charge, self._denials.now()

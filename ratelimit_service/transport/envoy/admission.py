@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from ratelimit_service.api.authentication import Admission
 from ratelimit_service.api.failure_log import FailureLog
@@ -16,8 +16,13 @@ from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send,
 from ratelimit_service.transport.envoy.responses import Refusal
 from ratelimit_service.transport.envoy.unfinished import Bare, Unfinished
 
-Count: TypeAlias = Callable[[str, Code, float], None]
-"""Counts one call, by full method name, the code that its caller received, and the seconds that it took."""
+
+class Count(Protocol):
+    """Counts calls."""
+
+    def __call__(self, method: str, code: Code, seconds: float, times: int = 1) -> None:
+        """Count TIMES calls of a METHOD by its full name, whose callers received CODE after so many SECONDS."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

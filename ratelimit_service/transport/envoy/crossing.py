@@ -5,8 +5,9 @@ the event loop, all that wait at once; whatever else comes goes on to that other
 """
 
 import asyncio
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -28,6 +29,12 @@ _TYPES: Final = "type.googleapis.com"
 _FILTER: Final = f"{_TYPES}/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
 _HEADERS: Final = ("authorization", "grpc-timeout", CERTIFICATE_HEADER, TRACEPARENT, TRACESTATE)
 """What the application reads of a call's headers."""
+
+_COLLECT_SECONDS: Final = 0.05
+"""In which is counted what was given of each kept response."""
+
+_COUNTED_AT_ONCE: Final = 200
+"""Kept responses of which that is counted at once: calls wait meanwhile."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -87,6 +94,37 @@ def taking_calls(methods: Mapping[str, App]) -> Iterator[None]:
         return
     loop.add_reader(descriptor, take)
     try:
-        yield
+        with _keeping(crossing) if hasattr(crossing, "call_on_kept") else nullcontext():  # not in its first version
+            yield
     finally:
         loop.remove_reader(descriptor)
+
+
+@contextmanager
+def _keeping(crossing: Any) -> Iterator[None]:  # noqa: ANN401  our module in C
+    """Keep responses that may be given again, and have counted how often they were."""
+    loop = asyncio.get_running_loop()
+
+    def collect_later() -> None:
+        loop.call_later(_COLLECT_SECONDS, collect)
+
+    def collect() -> None:
+        left = crossing.collect()
+        if left:
+            loop.call_later(_COLLECT_SECONDS / (1 + left // _COUNTED_AT_ONCE), collect)
+
+    crossing.call_on_kept(collect_later)
+    try:
+        yield
+    finally:
+        crossing.call_on_kept(None)
+        crossing.drop()  # what was kept is over, so each turn has fewer left
+        while crossing.collect():
+            pass
+
+
+def drop_kept() -> None:
+    """Give no response again that is kept now, if this process keeps any."""
+    crossing = sys.modules.get(f"{_PACKAGE}._crossing")
+    if crossing is not None and hasattr(crossing, "drop"):
+        crossing.drop()

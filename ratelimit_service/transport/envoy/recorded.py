@@ -38,6 +38,7 @@ def _choosing(plain: App, recorded: App, recorder: Recorder) -> App:
     def choose(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         headers = scope["headers"] = dict(scope["headers"])  # a copy of a dict costs a third of one from pairs
         traceparent, drawn = headers.get(_TRACEPARENT), draw()
+        scope.pop("extensions", None)  # calls that were given a response that is kept could not be sampled
         if traceparent is None and drawn >= largest:
             return plain(scope, receive, send)
         sampled = decide(traceparent, drawn)
@@ -87,8 +88,8 @@ def _described_fallback(fallback: Fallback, describe: Describe) -> Fallback:
 def _recording(count: Count, recorder: Recorder) -> Count:
     """COUNT, which records the call that it counts."""
 
-    def counted(method: str, code: Code, seconds: float) -> None:
-        count(method, code, seconds)
+    def counted(method: str, code: Code, seconds: float, times: int = 1) -> None:
+        count(method, code, seconds, times)
         sampled = current()
         if sampled is not None:
             recorder.record(sampled, method, code, seconds)

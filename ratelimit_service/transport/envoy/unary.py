@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from ratelimit_service.api.authentication import ANONYMOUS, Caller, share_of
+from ratelimit_service.api.lasting import Lasting
 from ratelimit_service.api.messages import missing_message
 from ratelimit_service.api.overload.fair_queue import Generation
 from ratelimit_service.api.reserving import Reserving
@@ -29,6 +30,9 @@ from ratelimit_service.transport.envoy.responses import send_error, send_respons
 from ratelimit_service.transport.envoy.unfinished import MAX_BARE, GivenUp
 
 Request = TypeVar("Request")
+
+KEEP: Final = "http.response.keep"
+"""An event after a response, and the extension that takes it: until a time it may be given to the same call again."""
 
 Call: TypeAlias = Callable[[Request, Caller, float | None], Awaitable[Serializable]]
 """Answers a request of a caller who waits until the deadline, a monotonic time in seconds; None: for any time."""
@@ -92,8 +96,21 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
             if isinstance(response, Reserving):
                 response.abandon()
         count(name, code, took + waited)
+        if isinstance(response, Lasting) and code is Code.OK:
+            await _keep(response, scope, send, method)
 
     return admitted(method, handle)
+
+
+async def _keep(response: Lasting, scope: Scope, send: Send, method: Method) -> None:
+    """Have RESPONSE, which was sent, given again to the same call for as long as it lasts, where that is possible."""
+
+    def count_again(times: int) -> None:
+        response.count(times)
+        method.count(method.name, Code.OK, 0.0, times)
+
+    if KEEP in scope.get("extensions", ()):
+        await send({"type": KEEP, "until": response.until, "count": count_again})
 
 
 async def _respond_to(error: Exception, send: Send, method: Method) -> Code:

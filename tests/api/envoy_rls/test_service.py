@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 
-from decision.descriptors.world import World, node, quota
+import pytest
+
+from decision.descriptors.world import World, bucket, node, quota
 from decision.memory import burst
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from ratelimit_service.api.envoy_rls.service import EnvoyRateLimitService
 from ratelimit_service.api.headers import LimitHeaders
+from ratelimit_service.api.lasting import Lasting
 from ratelimit_service.api.reasons import ReasonCounts
 from ratelimit_service.decision.api_key import ApiKey
 from ratelimit_service.decision.descriptors.engine import PreparedRequest
-from ratelimit_service.decision.descriptors.rules import DomainRules, RuleCharge
+from ratelimit_service.decision.descriptors.rules import DomainRules, RuleCharge, RuleLimit, RuleNode
+from ratelimit_service.decision.limit import Quota, Window
 from ratelimit_service.decision.ports import Change, ChangeKind
-from ratelimit_service.management.tokens import ANONYMOUS
+from ratelimit_service.management.tokens import ANONYMOUS, Caller, Role
 
 A = ("a", "1")
 OK, OVER_LIMIT = RateLimitResponse.OK, RateLimitResponse.OVER_LIMIT
@@ -98,3 +102,16 @@ async def test_a_large_request_is_not_cached() -> None:
     data = request([("a", "x" * 2_000)])
     assert [(await service.ask(data)).statuses[0].limit_remaining for _ in range(3)] == [4, 3, 2]
     assert not service.is_cached(data)
+
+
+@pytest.mark.parametrize(("keys", "lasts"), [("a", True), ("b", False), ("ab", False), ("ba", False), ("aa", False)])
+async def test_what_is_given_again(keys: str, lasts: bool) -> None:
+    """A denial of one descriptor from memory, while it holds: never what charges something each time."""
+    owing = RuleLimit(Quota(10, Window.DAY), overdraft=2_000)
+    world = World(node("a", "", bucket(1)), RuleNode("b", "", (owing,), charge=RuleCharge.ALWAYS))
+    world.buckets.exhausted = True
+    service, data = Service(world).service, request(*([(key, "1")] for key in keys))
+    await world.rules.refresh_all()
+    gateway = Caller("edge", Role.GATEWAY)
+    responses = [await service.should_rate_limit(service.read(data), gateway) for _ in range(6)]
+    assert [isinstance(response, Lasting) for response in responses] == [False] * 2 + [lasts] * 4

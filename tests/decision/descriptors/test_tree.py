@@ -1,11 +1,13 @@
 """The tree of rules: which node matches a descriptor, and in which bucket it is counted."""
 
+import gc
+
 import pytest
 
 from decision.descriptors.world import ALLOW, BLOCKED, DENY, FAIL, LOCAL, UNLIMITED, bucket, node, quota
 from ratelimit_service.decision.descriptors.request import Entries
 from ratelimit_service.decision.descriptors.rules import DomainRules, RuleNode, RuleOnStoreFailure
-from ratelimit_service.decision.descriptors.tree import RuleTree
+from ratelimit_service.decision.descriptors.tree import LimitSet, RuleTree
 from ratelimit_service.decision.limit import Quota, Window
 from ratelimit_service.decision.reason import Source
 
@@ -189,3 +191,17 @@ def test_a_bucket_matches_in_any_order() -> None:
     assert rules.match_bucket({"b": "y", "a": "1"}).buckets == ordered.buckets
     assert rules.match_bucket({"e": "2", "f": "1"}).limits  # the other rule has no limits: it matches no bucket
     assert rules.renewed(2**60).match_bucket({"b": "y", "a": "1"}).source is Source.UNENFORCED
+
+
+@pytest.mark.parametrize(("length", "kept"), [(20, 5_000), (600, 10)])
+def test_what_is_kept_of_values_is_bounded(length: int, kept: int) -> None:
+    """Clients choose values: a few thousand short ones are kept, however many there are, and none that is long."""
+    rules = tree(node("path", "", quota(1)))
+    before = _limit_sets()
+    for number in range(20_000):
+        assert amount(rules, ("path", f"/{number}".ljust(length, "x"))) == 1
+    assert _limit_sets() - before <= kept
+
+
+def _limit_sets() -> int:
+    return sum(isinstance(each, LimitSet) for each in gc.get_objects())

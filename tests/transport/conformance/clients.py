@@ -1,6 +1,7 @@
 """Stock gRPC clients, all of which can make the same calls."""
 
 import asyncio
+import fcntl
 import json
 import shutil
 import subprocess
@@ -138,7 +139,8 @@ class ProgramClient:
         """Close its connections."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended: the call that saw that has failed
+            self._process.stdin.close()
         self._process.wait(10)
         self._process.stdout.close()
 
@@ -151,9 +153,11 @@ def go_client(address: str, folder: Path) -> ProgramClient:
 
 
 def node_client(address: str) -> ProgramClient:
-    """@grpc/grpc-js."""
-    if not (HERE / "node" / "node_modules").exists():
-        subprocess.run(["npm", "ci", "--silent"], cwd=HERE / "node", check=True)
+    """@grpc/grpc-js, which the first of the processes that test at the same time installs."""
+    with (HERE / "node" / "package.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (HERE / "node" / "node_modules" / ".package-lock.json").exists():  # npm writes that last
+            subprocess.run(["npm", "ci", "--silent"], cwd=HERE / "node", check=True)
     return ProgramClient("node", str(HERE / "node" / "client.js"), address)
 
 
