@@ -78,7 +78,7 @@ ENVOY void envoy_dynamic_module_callback_http_filter_scheduler_commit(void *, ui
 #define MAX_PEER 64
 #define KEPT 1024             /* responses, at most: each in the place that the hash of its call has */
 #define MAX_KEPT 4096         /* bytes of such a call, and of its response */
-#define MAX_COUNTED 200          /* are told at once how often they were given */
+#define MAX_COUNTED 200       /* kept responses of which Python is told at once how often they were given */
 
 enum Event { RESPOND = 1, PASS_ON, FAIL };
 enum State { NEW, HELD, TAKEN, PASSED };
@@ -148,7 +148,7 @@ static uint64_t generation;
 static atomic_int keeping;         /* the places that are taken */
 static Kept *all_kept, *last_kept; /* P: the first is told next */
 static Py_ssize_t count_kept;      /* P */
-static PyObject *on_kept;  /* P: called when there is one, where there was none; NULL: none is kept */
+static PyObject *on_kept;          /* P: called when there is one, where there was none; NULL: none is kept */
 
 static pthread_mutex_t queue_lock = PTHREAD_MUTEX_INITIALIZER;
 static Call *queue_first, *queue_last;

@@ -1,7 +1,6 @@
 """Calls that cross from Envoy to Python by our own module, and those that do not."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +10,13 @@ import pytest
 
 from attacks import frames
 from attacks.connection import CHECK, MAX_STREAMS, Connection, data, open_call
-from bench.target import await_port, embedded, free_port, running
 from fixtures.served import Serve, Server
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitRequest, CheckLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from ratelimit_service.transport.envoy.crossing import find_module
 from ratelimit_service.transport.envoy.framing import frame
 from ratelimit_service.transport.envoy.paths import AUTHORIZE, EXTEND, GRANT, SETTLE, SHOULD_RATE_LIMIT
+from transport.envoy.apps import embedded_app
 
 MODULE = find_module()
 pytestmark = pytest.mark.skipif(
@@ -83,13 +82,8 @@ def test_calls_without_a_message_do_not_hold_it_up(server: Server) -> None:
 @pytest.fixture(scope="module")
 def wrong_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an Envoy with `wrong_app`."""
-    folder, port = tmp_path_factory.mktemp("wrong"), free_port()
-    command = [sys.executable, "-m", *embedded("transport.envoy.wrong_app:app", port, folder)]
-    tests = str(Path(__file__).parents[2])
-    with running(command, os.environ | {"PYTHONPATH": tests}) as process:
-        await_port(port, process)
-        yield f"127.0.0.1:{port}"
-        assert process.poll() is None
+    with embedded_app("wrong_app", tmp_path_factory.mktemp("wrong")) as address:
+        yield address
 
 
 @pytest.fixture

@@ -1,17 +1,13 @@
 """Responses that Envoy's worker gives again to the same call, without Python."""
 
 import asyncio
-import os
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
 import redis
 
-from bench.target import await_port, embedded, free_port, running
 from buckets.redis.usage import UsageReader
 from fixtures.served import Serve, Server
 from ratelimit_service._gen.ratelimit.v1.key_admin_service_pb2 import ManagePlanRequest
@@ -20,6 +16,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2_grpc import Rate
 from ratelimit_service.decision.usage import parse_field
 from ratelimit_service.transport.envoy.crossing import find_module
 from ratelimit_service.transport.envoy.paths import CHECK, GRANT, SETTLE, SHOULD_RATE_LIMIT
+from transport.envoy.apps import embedded_app
 from transport.envoy.kept_app import LASTS
 
 pytestmark = pytest.mark.skipif(
@@ -62,14 +59,9 @@ class App:
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """One for all tests."""
-    folder, port = tmp_path_factory.mktemp("kept"), free_port()
-    command = [sys.executable, "-m", *embedded("transport.envoy.kept_app:app", port, folder)]
-    tests = str(Path(__file__).parents[2])
-    with running(command, os.environ | {"PYTHONPATH": tests}) as process:
-        await_port(port, process)
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield App(channel)
-        assert process.poll() is None
+    folder = tmp_path_factory.mktemp("kept")
+    with embedded_app("kept_app", folder) as address, grpc.insecure_channel(address) as channel:
+        yield App(channel)
 
 
 def test_the_same_call_is_given_the_same(app: App) -> None:
