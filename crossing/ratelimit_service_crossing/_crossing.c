@@ -713,7 +713,6 @@ static struct {
     PyObject *extended; /* the value of a scope's `extensions` */
 } text;
 
-
 static bool make_texts(void) {
     const struct {
         PyObject **to;

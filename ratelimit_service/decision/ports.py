@@ -110,7 +110,8 @@ class BucketStore(Protocol):
     def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Awaitable[Sequence[ChargeResult]]:
         """Make each charge or none of it, atomically and in this order, and return the results in the same order.
 
-        It has them or raises before DEADLINE, a monotonic time in seconds; what could not be sent by then is not made.
+        They are there before DEADLINE, a monotonic time in seconds, or it raises; what could not be sent by then is
+        not made.
 
         The buckets of one charge are all in one partition, unless the store documents that it supports more. Nothing
         is sent twice if it may have been executed. Raises StoreUnavailable, and PartlyUnavailable when some were made.

@@ -188,25 +188,28 @@ class RateLimitResponseEncoder:
         return states
 
     def _binding_states(self, statuses: Sequence[DescriptorStatus]) -> list[LimitState]:
-        """The same of an allowed request, but of the limits of one name that which binds: headers have no other."""
+        """The states for the headers of a request that is allowed: of limits with one name only that which binds.
+
+        It is the one with the smallest share left, of equal ones the first.
+        """
         binding: dict[str, tuple[LimitSpec, int, LimitResult]] = {}
         seen: set[int] = set()
-        for status in statuses:
-            for limit, result in zip(status[7], status[8]):  # noqa: B905  an argument by name costs a call here
+        for *_, limits, results, _ in statuses:
+            for limit, result in zip(limits, results):  # noqa: B905  an argument by name costs a call here
                 name, algorithm, enforced, bucket, _ = limit
                 if not enforced or id(bucket) in seen:
                     continue
-                encoded = self._limits.get((name, id(algorithm))) or self._encode_limit(limit)
-                if encoded[4] != NO_END and encoded[4] <= self._now_us():
-                    encoded = self._encode_limit(limit)
-                spec = encoded[2]
+                _, _, spec, _, until_us = self._limits.get((name, id(algorithm))) or self._encode_limit(limit)
+                if until_us != NO_END and until_us <= self._now_us():
+                    spec = self._encode_limit(limit).spec
                 if spec is None:
                     continue
                 seen.add(id(bucket))
-                tokens = result[0] // MICRO if result[0] > 0 else 0
-                other = binding.get(spec[1])
-                if other is None or tokens * other[0][3] < other[1] * spec[3]:  # a smaller share of its capacity
-                    binding[spec[1]] = (spec, tokens, result)
+                (_, quoted, _, capacity, _), (remaining, _, _) = spec, result
+                tokens = remaining // MICRO if remaining > 0 else 0
+                other = binding.get(quoted)
+                if other is None or tokens * other[0].capacity < other[1] * capacity:
+                    binding[quoted] = (spec, tokens, result)
         return [LimitState.of(spec, result) for spec, _, result in binding.values()]
 
     def _encode_limit(self, limit: AppliedLimit) -> _EncodedLimit:

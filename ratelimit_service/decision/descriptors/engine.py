@@ -248,7 +248,7 @@ class DescriptorEngine:
         return self._decide_both(prepared, prepared.after, deadline)
 
     async def _decide_both(self, prepared: PreparedRequest, later: _After, deadline: float | None) -> RequestDecision:
-        """The same of a request of which some descriptors are charged at once, and some afterwards."""
+        """Decide a request of which some descriptors are charged at once, and others afterwards."""
         at_once, after = await gather(
             self._decide(prepared, deadline), self._decide(later.request, deadline), return_exceptions=True
         )

@@ -110,7 +110,7 @@ class _Starting:
         for rest in begun:
             try:
                 run(rest)
-            except Exception:  # noqa: BLE001
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001
                 _log.exception("a call has failed")
 
     def _start_task(self, scope: Scope, receive: Receive, send: Send) -> None:

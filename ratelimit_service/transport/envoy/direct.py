@@ -1,8 +1,8 @@
-"""Calls that only the store has to be asked for, decided as soon as they have crossed, without a task of their own.
+"""Calls that wait for nothing but the store, decided as soon as they have crossed, without a task of their own.
 
-A request that came before, of a caller who is known, waits for one thing: the store's reply. For such a call a task and
-its turns of the event loop, headers and an ASGI scope take as long as all that is decided. A call of which there is
-more to know goes the way of all others (`unary`), as if it had not been here (docs/adr/0046).
+A request that came before, of a caller who is known, waits for one thing: the store's reply. For such a call a task
+with its turns of the event loop, the headers and an ASGI scope cost as much as half of the decision. Any other call
+goes the usual way (`unary`), as if it had not come by here (docs/adr/0046).
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -31,7 +31,8 @@ from ratelimit_service.transport.envoy.unary import Call, abandon, keep, respond
 Request = TypeVar("Request")
 
 _CONTEXT: Final = Context()
-"""In which all of them go on: they have no values of their own, and none is copied for each."""
+"""In which all of them go on: they set no context variables, so that none is copied for each. Their first step runs in
+the context of who reads what has crossed, so nothing may reset a variable after it has waited."""
 
 
 class Crossed(Protocol):
@@ -86,7 +87,7 @@ on, so that the overload control sees how many they are.
 
 
 class Methods(NamedTuple):
-    """Methods by path: the application of each, and for some what begins those calls that need not go by it."""
+    """Methods by path: the application of each, and for some the function that begins calls which can bypass it."""
 
     apps: Mapping[str, App]
     begins: Mapping[str, Begin] = MappingProxyType({})
@@ -107,7 +108,7 @@ class Direct(Generic[Request]):
         self._overload = method.bounds.overload
 
     def begin(self, crossed: Crossed) -> Rest | None:
-        """Begin a call, if its request is prepared, its caller known, its deadline ahead, and there is no queue."""
+        """Begin a call, if its request is prepared, its caller known, its deadline ahead, and if it need not wait."""
         try:
             deadline = _deadline_of(crossed)
         except (ProtocolError, DeadlineExceeded):
@@ -119,10 +120,10 @@ class Direct(Generic[Request]):
         if request is None:
             return None
         caller = self._recognise(crossed.header("authorization"))
-        generation = None if caller is None else self._overload.begin()
-        if caller is None or generation is None:
+        if caller is None:
             return None
-        return self._decide(crossed, request, caller, deadline, generation)
+        generation = self._overload.begin()
+        return None if generation is None else self._decide(crossed, request, caller, deadline, generation)
 
     async def _decide(
         self, crossed: Crossed, request: Request, caller: Caller, deadline: float | None, generation: Generation
@@ -178,6 +179,6 @@ def run(rest: Rest, _done: object = None) -> None:
     try:
         future._asyncio_future_blocking = False  # noqa: SLF001  as a task does, for who else may wait for it
         future.add_done_callback(partial(run, rest), context=_CONTEXT)
-    except AttributeError:
+    except AttributeError:  # it is no future: a task would wait for a turn of the event loop here
         with suppress(StopIteration):
             rest.throw(RuntimeError(f"a call that has no task has awaited {future!r}, which is no future"))

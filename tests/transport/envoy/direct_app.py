@@ -10,7 +10,7 @@ from ratelimit_service.transport.envoy.paths import CHECK, SHOULD_RATE_LIMIT
 from ratelimit_service.transport.envoy.responses import send_response
 
 BY_TASK = b"by a task: "
-BLOCKED = 0.5
+BLOCKED = 2.0
 """Seconds for which nothing else runs, so that calls which come meanwhile are taken together."""
 
 held: list[Crossed] = []

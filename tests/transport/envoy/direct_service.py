@@ -13,10 +13,12 @@ from fixtures.served import Server
 from operations.probe import ask
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import CheckLimitResponse
+from ratelimit_service.metrics.export import EXPORT_SECONDS
+from ratelimit_service.metrics.scrape import SHARED_SECONDS
 from ratelimit_service.transport.envoy.paths import CHECK, SHOULD_RATE_LIMIT
 from transport.envoy import entered
 
-SETTLES = 0.7
+SETTLES = EXPORT_SECONDS + SHARED_SECONDS + 0.5
 """Seconds after which every call is in the metrics."""
 
 

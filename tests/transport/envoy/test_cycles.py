@@ -17,6 +17,7 @@ from ratelimit_service._gen.ratelimit.v1.rate_limit_service_pb2 import (
     CheckLimitRequest,
     StreamCheckLimitRequest,
 )
+from ratelimit_service.errors import Code
 from ratelimit_service.transport.envoy.app import EmbeddedApp
 from ratelimit_service.transport.envoy.direct import run
 from ratelimit_service.transport.envoy.framing import Event, Scope, frame
@@ -150,6 +151,7 @@ def test_a_call_without_a_task_leaves_no_cycle(world: World, *, gone: bool) -> N
     with no_cycles():
         for _ in range(3):
             world.run(answer())
+    assert world.counted == [Code.CANCELLED if gone else Code.OK] * 4
     world.counted.clear()
 
 
