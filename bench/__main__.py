@@ -11,7 +11,7 @@ from bench.cases import Case, batched, compared, empty, others, streamed, unary
 from bench.comparison_page import page
 from bench.front import FRONTS, QuotaService, front
 from bench.host import this_host
-from bench.load import Load, whole_seconds
+from bench.load import Load, find_h2load, whole_seconds
 from bench.measure import Measure, measure, median
 from bench.report import save, save_page, show
 from bench.target import Target, serving
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="work tree of an earlier version with its .venv, to compare with")
     parser.add_argument("--page", type=Path, help="where the page beside a peer is written; default: in bench/results")
     arguments = parser.parse_args()
+    find_h2load()  # before a minute has gone into starting what it is to load
     if arguments.only == "flush":
         usage_flush.run()
     elif arguments.only == "usage":

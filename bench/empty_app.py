@@ -5,7 +5,8 @@ import os
 from typing import Final
 
 from ratelimit_service.transport.envoy.crossing import taking_calls
-from ratelimit_service.transport.envoy.framing import CallerGone, Receive, Scope, Send, body_of, frame
+from ratelimit_service.transport.envoy.direct import Crossed, Methods, Rest
+from ratelimit_service.transport.envoy.framing import PREFIX, CallerGone, Receive, Scope, Send, body_of, frame
 from ratelimit_service.transport.envoy.paths import PATHS
 from ratelimit_service.transport.envoy.responses import send_response
 
@@ -22,11 +23,21 @@ _RESPONSES: Final = {
 }
 
 
+def begin(call: Crossed) -> Rest:
+    """Respond to one call that has crossed whole."""
+    return _respond(call)
+
+
+async def _respond(call: Crossed) -> None:
+    if call.message() is not None:
+        call.respond(_RESPONSES.get(call.path, RESPONSE)[PREFIX:])
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Respond to one call, or run the lifespan protocol."""
     if scope["type"] == "lifespan":
         await receive()
-        with taking_calls(dict.fromkeys(PATHS, app)):
+        with taking_calls(Methods(dict.fromkeys(PATHS, app), dict.fromkeys(PATHS, begin))):
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})

@@ -85,10 +85,16 @@ def h2load_get(port: int, headers: Mapping[str, str], load: Load) -> Result:
     return _load(f"http://127.0.0.1:{port}/", [], headers, load)
 
 
-def _load(url: str, arguments: Sequence[str], headers: Mapping[str, str], load: Load) -> Result:
+def find_h2load() -> str:
+    """Where h2load is. Raises SystemExit if it is missing."""
     program = shutil.which("h2load")
     if program is None:
         raise SystemExit("h2load is missing: install Debian's package nghttp2-client")
+    return program
+
+
+def _load(url: str, arguments: Sequence[str], headers: Mapping[str, str], load: Load) -> Result:
+    program = find_h2load()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         command = [

@@ -50,9 +50,11 @@ def serving(
     with tempfile.TemporaryDirectory() as metrics:
         command = [str(program), "serve"]
         environment = child_environment(own, Path(metrics))
+        environment.pop("PYTHONPATH", None)
         if not counted:
             environment["PYTHONPATH"] = str(_UNCOUNTED)
-        with running(command, environment) as process:
+        # Elsewhere: Python in Envoy would import the package from where it is started, whatever the program.
+        with running(command, environment, Path(metrics)) as process:
             _await_health(port, process)
             yield Target(port, process.pid, transport, workers)
 
@@ -94,9 +96,11 @@ def embedded(app: str, port: int, folder: Path) -> list[str]:
 
 
 @contextmanager
-def running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is stopped at the end."""
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+def running(
+    command: list[str], environment: Mapping[str, str], folder: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is stopped at the end, started in FOLDER; None: where this one was."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=folder)
     try:
         yield process
     finally:

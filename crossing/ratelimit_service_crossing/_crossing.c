@@ -25,7 +25,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-#include <structmember.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -1017,15 +1016,107 @@ static PyObject *call_send(CallObject *self, PyObject *event) {
     return Py_NewRef((PyObject *)sent);
 }
 
+/* Add a header as `append_headers` does. */
+static bool append_header(Call *call, const char *name, const char *value) {
+    uint32_t sizes[2] = {(uint32_t)strlen(name), (uint32_t)strlen(value)};
+    return append(call, sizes, sizeof sizes) && append(call, name, sizes[0]) && append(call, value, sizes[1]);
+}
+
+static PyObject *call_message(CallObject *self, PyObject *unused) {
+    (void)unused;
+    const Call *call = self->call;
+    if (call->received || atomic_load(&call->gone)) {
+        Py_RETURN_NONE;
+    }
+    return PyBytes_FromStringAndSize(call->message + PREFIX, call->message_size - PREFIX);
+}
+
+static PyObject *call_header(CallObject *self, PyObject *wanted) {
+    const Call *call = self->call;
+    const char *name = PyUnicode_AsUTF8(wanted);
+    for (int i = 0; name != NULL && i < call->config->names; i++) {
+        if (call->header[i] != NULL && strcmp(call->config->name[i], name) == 0) {
+            return PyBytes_FromStringAndSize(call->header[i], call->header_size[i]);
+        }
+    }
+    return name == NULL ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *call_respond(CallObject *self, PyObject *message) {
+    Call *call = self->call;
+    char *data;
+    Py_ssize_t size;
+    if (call->status != 0) {
+        PyErr_SetString(PyExc_ValueError, "a call has one response");
+        return NULL;
+    }
+    if (atomic_load(&call->gone)) {
+        PyErr_SetString(PyExc_ConnectionResetError, "the caller has gone");
+        return NULL;
+    }
+    if (PyBytes_AsStringAndSize(message, &data, &size) < 0) {
+        return NULL;
+    }
+    const unsigned char prefix[PREFIX] = {0, size >> 24 & 0xff, size >> 16 & 0xff, size >> 8 & 0xff, size & 0xff};
+    call->response_size = 0;
+    if (!append_header(call, "content-type", "application/grpc")) {
+        return NULL;
+    }
+    call->body_at = call->response_size;
+    if (!append(call, prefix, PREFIX) || !append(call, data, size) || !append_header(call, "grpc-status", "0")) {
+        return NULL;
+    }
+    call->body_size = PREFIX + size;
+    call->response_headers = call->response_trailers = 1;
+    call->status = 200;
+    call->has_trailers = call->committed = true;
+    commit(call, RESPOND);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef call_methods[] = {
+    {"message", (PyCFunction)call_message, METH_NOARGS,
+     "The message, without its prefix. None once the caller has gone, or after `receive`."},
+    {"header", (PyCFunction)call_header, METH_O, "One of the headers that the application gets, None if it was not sent."},
+    {"respond", (PyCFunction)call_respond, METH_O,
+     "Send a message as the whole response. Raises ConnectionResetError once the caller has gone."},
     {"receive", (PyCFunction)call_receive, METH_NOARGS, "ASGI's `receive`: the message, with its prefix."},
     {"send", (PyCFunction)call_send, METH_O, "ASGI's `send`. Raises ConnectionResetError once the caller has gone."},
     {NULL, NULL, 0, NULL},
 };
 
-static PyMemberDef call_members[] = {
-    {"scope", T_OBJECT_EX, offsetof(CallObject, scope), READONLY, "ASGI's scope; its headers are a dict."},
-    {NULL, 0, 0, 0, NULL},
+static PyObject *scope_of(const Call *call);
+static PyObject *path_of(const Call *call);
+
+static PyObject *call_scope(CallObject *self, void *unused) {
+    (void)unused;
+    if (self->scope == NULL) {
+        self->scope = scope_of(self->call);
+    }
+    return Py_XNewRef(self->scope);
+}
+
+static PyObject *call_path(CallObject *self, void *unused) {
+    (void)unused;
+    return Py_XNewRef(path_of(self->call));
+}
+
+static PyObject *call_came(CallObject *self, void *unused) {
+    (void)unused;
+    return PyFloat_FromDouble(self->call->came);
+}
+
+static PyObject *call_whole(CallObject *self, void *unused) {
+    (void)unused;
+    return PyFloat_FromDouble(self->call->whole);
+}
+
+static PyGetSetDef call_values[] = {
+    {"scope", (getter)call_scope, NULL, "ASGI's scope; its headers are a dict.", NULL},
+    {"path", (getter)call_path, NULL, "The path of its method.", NULL},
+    {"came", (getter)call_came, NULL, "When its headers were there, by time.monotonic().", NULL},
+    {"whole", (getter)call_whole, NULL, "When its message was there, likewise.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyTypeObject CallType = {
@@ -1035,7 +1126,7 @@ static PyTypeObject CallType = {
     .tp_dealloc = (destructor)call_dealloc,
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .tp_methods = call_methods,
-    .tp_members = call_members,
+    .tp_getset = call_values,
 };
 
 static bool set_new(PyObject *dict, PyObject *key, PyObject *value) {
@@ -1072,14 +1163,20 @@ static PyObject *client_of(const Call *call) {
     return Py_BuildValue("(s#K)", call->peer, (Py_ssize_t)call->peer_size, (unsigned long long)call->port);
 }
 
-static PyObject *scope_of(const Call *call) {
+/* Borrowed; NULL with an error of Python's. */
+static PyObject *path_of(const Call *call) {
     PyObject **path = &call->config->path_text[call->path];
     if (*path == NULL) {
         *path = PyUnicode_FromString(call->config->path[call->path]);
     }
-    PyObject *scope = *path == NULL ? NULL : PyDict_New();
+    return *path;
+}
+
+static PyObject *scope_of(const Call *call) {
+    PyObject *path = path_of(call);
+    PyObject *scope = path == NULL ? NULL : PyDict_New();
     if (scope != NULL &&
-        !(PyDict_SetItem(scope, text.type, text.http) == 0 && PyDict_SetItem(scope, text.path, *path) == 0 &&
+        !(PyDict_SetItem(scope, text.type, text.http) == 0 && PyDict_SetItem(scope, text.path, path) == 0 &&
           PyDict_SetItem(scope, text.method, text.post) == 0 && set_new(scope, text.headers, headers_of(call)) &&
           set_new(scope, text.client, client_of(call)) &&
           PyDict_SetItem(scope, text.extensions, text.extended) == 0 && set_new(scope, text.came, PyFloat_FromDouble(call->came)) &&
@@ -1098,10 +1195,7 @@ static PyObject *object_of(Call *call) {
         return NULL;
     }
     self->call = call;
-    self->scope = scope_of(call);
-    if (self->scope == NULL) {
-        Py_CLEAR(self);
-    }
+    self->scope = NULL; /* made for those that want it */
     return (PyObject *)self;
 }
 
@@ -1203,5 +1297,9 @@ PyMODINIT_FUNC PyInit__crossing(void) {
         return NULL;
     }
     sent->value = Py_NewRef(Py_None);
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && PyModule_AddObjectRef(module, "Call", (PyObject *)&CallType) < 0) {
+        Py_CLEAR(module);
+    }
+    return module;
 }

@@ -91,9 +91,9 @@ class Authenticator:
         if authorization is not None and len(authorization) > MAX_AUTHORIZATION:
             raise _invalid()
         digest = blake2b(authorization or b"", digest_size=16).digest()
-        verified = self._verified.get(digest)
-        if verified is not None and verified.generation == self._tokens.generation and self._tokens.fresh:
-            return verified.caller
+        caller = self._remembered(digest)
+        if caller is not None:
+            return caller
         token = _bearer(authorization)
         stored = await self._tokens.find(token.token_id, deadline)
         if stored is None or not stored.accepts(token):
@@ -101,6 +101,18 @@ class Authenticator:
             raise _invalid()
         self._verified.put(digest, _Verified(stored.holder, self._tokens.generation))
         return stored.holder
+
+    def remembered(self, authorization: bytes) -> Caller | None:
+        """The holder of the token in this header, if it was found to be right and need not be read again yet."""
+        if len(authorization) > MAX_AUTHORIZATION:
+            return None
+        return self._remembered(blake2b(authorization, digest_size=16).digest())
+
+    def _remembered(self, digest: bytes) -> Caller | None:
+        verified = self._verified.get(digest)
+        if verified is not None and verified.generation == self._tokens.generation and self._tokens.fresh:
+            return verified.caller
+        return None
 
     def known(self, presented: Presented) -> str:
         """The name of the caller, if that is known without a lookup, else empty."""
@@ -176,6 +188,13 @@ class Admission:
         if self._role is not None:
             require(caller, self._role)
         return caller
+
+    def recognise(self, authorization: bytes | None) -> Caller | None:
+        """The caller with this header, None if it has none, where that is known without a lookup, and may call."""
+        if authorization is None:
+            return ANONYMOUS if self.is_open else None
+        caller = self._authenticator.remembered(authorization)
+        return None if caller is None or self._role not in {None, caller.role} else caller
 
     def share_of(self, presented: Presented) -> Share:
         """Whose share of the server a call uses, as far as that is known without a lookup."""

@@ -1,7 +1,7 @@
 """A circuit breaker for each node of the bucket store."""
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Awaitable, Hashable, Sequence
 from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar, cast
 
@@ -118,13 +118,13 @@ class GuardedStore(Closing, Generic[N]):
         """Whether a reply can end what a failure or a slow reply began."""
         return bool(self._breakers)
 
-    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
+    def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Awaitable[Sequence[ChargeResult]]:
         """Make each charge or none of it, as the store does. Raises StoreUnavailable and PartlyUnavailable."""
         if not self._open:
-            return await self._store.charge(charges, deadline)
+            return self._store.charge(charges, deadline)
         if len(charges) == 1:  # without a task for it: when the store is away, all calls come here
-            return await self._charge_node(self._store.node_of(charges[0]), charges, deadline)
-        return await self._charge_by_node(charges, deadline)
+            return self._charge_node(self._store.node_of(charges[0]), charges, deadline)
+        return self._charge_by_node(charges, deadline)
 
     async def ping(self) -> None:
         """Succeed if a charge would, on every node. Raises StoreUnavailable, SlowStore if a node is slow."""

@@ -1,6 +1,6 @@
 """The interfaces that the decision needs. Adapters implement them; the domain imports no adapter."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -107,10 +107,11 @@ class PartlyUnavailable(StoreUnavailable):
 class BucketStore(Protocol):
     """Keeps the state of buckets."""
 
-    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
+    def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Awaitable[Sequence[ChargeResult]]:
         """Make each charge or none of it, atomically and in this order, and return the results in the same order.
 
-        It returns or raises before DEADLINE, a monotonic time in seconds; what could not be sent by then is not made.
+        They are there before DEADLINE, a monotonic time in seconds, or it raises; what could not be sent by then is
+        not made.
 
         The buckets of one charge are all in one partition, unless the store documents that it supports more. Nothing
         is sent twice if it may have been executed. Raises StoreUnavailable, and PartlyUnavailable when some were made.

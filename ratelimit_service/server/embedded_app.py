@@ -1,6 +1,6 @@
 """The application embedded in Envoy, wired."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from os import environ
 from pathlib import Path
@@ -18,14 +18,14 @@ from ratelimit_service.settings import Settings
 from ratelimit_service.transport.envoy.admission import Bounds
 from ratelimit_service.transport.envoy.app import EmbeddedApp, decision_methods, envoy_methods
 from ratelimit_service.transport.envoy.crossing import drop_kept
+from ratelimit_service.transport.envoy.direct import Methods
 from ratelimit_service.transport.envoy.drain import Drain
-from ratelimit_service.transport.envoy.framing import App
 from ratelimit_service.transport.envoy.shed import SOCKET_VARIABLE, keep_shedding
 from ratelimit_service.transport.envoy.unfinished import Unfinished
 
 
 @asynccontextmanager
-async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
+async def _open_methods() -> AsyncIterator[Methods]:
     settings = Settings()
     set_up_logging(settings.log_level, settings.log_format)
     write_stacks_on_request()
@@ -59,12 +59,10 @@ async def _open_methods() -> AsyncIterator[Mapping[str, App]]:
             count = planes.counts.calls.count
             bounds, recorder = Bounds(Unfinished(), overload=planes.overload), planes.recorder
             rls, ext_authz = planes.envoy_rate_limit, planes.envoy_authorization
-            yield {
-                **decision_methods(planes.rate_limit, admission, count, drain, bounds, recorder=recorder),
-                **envoy_methods(
-                    rls, ext_authz, planes.envoy_quotas, admission, count, drain, bounds, recorder=recorder
-                ),
-            }
+            decisions = decision_methods(planes.rate_limit, admission, count, drain, bounds, recorder=recorder)
+            yield decisions.with_all(
+                envoy_methods(rls, ext_authz, planes.envoy_quotas, admission, count, drain, bounds, recorder=recorder)
+            )
     except StartupError as error:
         supervisor.report_error(str(error))
         raise

@@ -111,10 +111,11 @@ class World:
         self._gateway = bearer(tokens.make("edge", Role.GATEWAY)).encode()
         admission = decision_admission(Authenticator(KnownTokens(tokens, Time())), protect=False)
         bounds, drain = Bounds(), self.run(_drain())
-        self.methods: Mapping[str, App] = {
-            **envoy_methods(self.rate_limits, self.authorization, self.quotas, admission, self._count, drain, bounds),
-            **decision_methods(self.checks, admission, self._count, drain, bounds),
-        }
+        decisions = decision_methods(self.checks, admission, self._count, drain, bounds)
+        of_envoy = (self.rate_limits, self.authorization, self.quotas, admission, self._count, drain, bounds)
+        methods = decisions.with_all(envoy_methods(*of_envoy))
+        self.methods: Mapping[str, App] = methods.apps
+        self.begins = methods.begins
 
     def monotonic(self) -> float:
         """The world's clock as a monotonic one."""

@@ -73,13 +73,13 @@ _BUCKET_UNITS: Final = {
 
 
 class _EncodedLimit(NamedTuple):
-    """What is the same for all requests to a limit.
+    """What is the same for all requests to limits of one name and algorithm, whatever value has a bucket by them.
 
     `current_limit` is its part of DescriptorStatus, `spec` is None if it is not counted, and `spec_headers` are the
     headers of its spec, where it is the only limit. True before `until_us`, perhaps NO_END.
     """
 
-    limit: AppliedLimit  # referenced, so that no other limit gets its id
+    algorithm: object  # referenced, so that no other gets its id
     current_limit: bytes
     spec: LimitSpec | None
     spec_headers: bytes
@@ -93,7 +93,7 @@ class RateLimitResponseEncoder:
         self._headers = headers
         self._now_us = now_us
         self._specs = LimitSpecs(now_us)
-        self._limits: dict[int, _EncodedLimit] = {}
+        self._limits: dict[tuple[str, int], _EncodedLimit] = {}
         self._denials: dict[tuple[object, ...], bytes] = {}
 
     def encode(self, decision: RequestDecision) -> bytes:
@@ -106,11 +106,11 @@ class RateLimitResponseEncoder:
         for status in statuses:
             encoded = self._encode_status(status, resets)
             parts += (_STATUS, varint(len(encoded)), encoded)
-        states = self._states(statuses)
         if allowed:
+            states = self._binding_states(statuses)
             parts += map(_encode_header, self._headers.render(states, _binding(states)))
         else:
-            parts.append(self._encode_denial(statuses, states, decision.retry_after_us))
+            parts.append(self._encode_denial(statuses, self._states(statuses), decision.retry_after_us))
         return b"".join(parts)
 
     def _encode_denied(self, status: DescriptorStatus) -> bytes:
@@ -142,7 +142,8 @@ class RateLimitResponseEncoder:
     def _encode_single(self, status: DescriptorStatus) -> bytes:
         """The RateLimitResponse for a request to one limit, which allows it: nearly every request."""
         limit, ((remaining, _, reset_us),) = status.limits[0], status.results
-        _, current_limit, spec, spec_headers, until_us = self._limits.get(id(limit)) or self._encode_limit(limit)
+        known = self._limits.get((limit[0], id(limit[1])))  # by its name and algorithm
+        _, current_limit, spec, spec_headers, until_us = known or self._encode_limit(limit)
         if until_us != NO_END and until_us <= self._now_us():
             _, current_limit, spec, spec_headers, _ = self._encode_limit(limit)
         tokens = remaining // MICRO if remaining > 0 else 0
@@ -160,7 +161,7 @@ class RateLimitResponseEncoder:
         code = _OK if allowed else _OVER_LIMIT
         if limit is None:
             return code + duration(_RESET, wait_us) if wait_us > 0 else code
-        encoded = self._limits.get(id(limit)) or self._encode_limit(limit)
+        encoded = self._limits.get((limit[0], id(limit[1]))) or self._encode_limit(limit)
         if encoded.spec is None:
             return code + encoded.current_limit
         remaining_varint = varint(remaining) if remaining < _UINT32_MAX else _UINT32_MAX_VARINT
@@ -177,7 +178,7 @@ class RateLimitResponseEncoder:
         for status in statuses:
             results = status.results
             for index, limit in enumerate(status.limits):
-                encoded = self._limits.get(id(limit)) or self._encode_limit(limit)
+                encoded = self._limits.get((limit[0], id(limit[1]))) or self._encode_limit(limit)
                 if encoded.until_us != NO_END and encoded.until_us <= self._now_us():
                     encoded = self._encode_limit(limit)
                 spec = encoded.spec
@@ -185,6 +186,31 @@ class RateLimitResponseEncoder:
                     seen.add(id(limit.bucket))
                     states.append(LimitState.of(spec, results[index]))
         return states
+
+    def _binding_states(self, statuses: Sequence[DescriptorStatus]) -> list[LimitState]:
+        """The states for the headers of a request that is allowed: of limits with one name only that which binds.
+
+        It is the one with the smallest share left, of equal ones the first.
+        """
+        binding: dict[str, tuple[LimitSpec, int, LimitResult]] = {}
+        seen: set[int] = set()
+        for *_, limits, results, _ in statuses:
+            for limit, result in zip(limits, results):  # noqa: B905  an argument by name costs a call here
+                name, algorithm, enforced, bucket, _ = limit
+                if not enforced or id(bucket) in seen:
+                    continue
+                _, _, spec, _, until_us = self._limits.get((name, id(algorithm))) or self._encode_limit(limit)
+                if until_us != NO_END and until_us <= self._now_us():
+                    spec = self._encode_limit(limit).spec
+                if spec is None:
+                    continue
+                seen.add(id(bucket))
+                (_, quoted, _, capacity, _), (remaining, _, _) = spec, result
+                tokens = remaining // MICRO if remaining > 0 else 0
+                other = binding.get(quoted)
+                if other is None or tokens * other[0].capacity < other[1] * capacity:
+                    binding[quoted] = (spec, tokens, result)
+        return [LimitState.of(spec, result) for spec, _, result in binding.values()]
 
     def _encode_limit(self, limit: AppliedLimit) -> _EncodedLimit:
         if len(self._limits) >= MAX_LIMITS:
@@ -198,9 +224,9 @@ class RateLimitResponseEncoder:
         headers = self._headers.render_spec(states, _binding(states))
         until_us = NO_END if spec is None else spec.until_us
         encoded = _EncodedLimit(
-            limit, _encode_current_limit(limit), spec, b"".join(map(_encode_header, headers)), until_us
+            algorithm, _encode_current_limit(limit), spec, b"".join(map(_encode_header, headers)), until_us
         )
-        self._limits[id(limit)] = encoded
+        self._limits[limit.name, id(algorithm)] = encoded
         return encoded
 
 
@@ -225,8 +251,12 @@ def _encode_name(name: str) -> bytes:
 def _encode_header(header: Header) -> bytes:
     name, value = header
     encoded_name, data = _encode_name(name), value.encode()
-    size = varint(len(data))
-    return b"%b%b%b%b%b" % (_HEADER, varint(len(encoded_name) + len(size) + len(data)), encoded_name, size, data)
+    size = len(data)
+    whole = len(encoded_name) + 1 + size
+    if whole < 128:  # noqa: PLR2004 a varint of one byte, as nearly always
+        return b"%b%c%b%c%b" % (_HEADER, whole, encoded_name, size, data)
+    prefix = varint(size)
+    return b"%b%b%b%b%b" % (_HEADER, varint(whole - 1 + len(prefix)), encoded_name, prefix, data)
 
 
 def _binding(states: Sequence[LimitState]) -> LimitState | None:

@@ -96,6 +96,11 @@ class EnvoyRateLimitService:
         digest = digest_of(data)
         return self._cache.get(digest) or self._gateway_cache.get(digest) or NewRequest(read_request(data), digest)
 
+    def find(self, data: bytes) -> PreparedRequest | None:
+        """The request in a RateLimitRequest, if it is in the request cache, for callers of any role alike."""
+        found = self._cache.get(digest_of(data))
+        return found if isinstance(found, PreparedRequest) and found.after is None else None
+
     async def should_rate_limit(
         self, request: ReadableRequest, caller: Caller, deadline: float | None = None
     ) -> Encoded:

@@ -61,6 +61,10 @@ class CheckReader:
         except DecodeError:
             raise malformed_message(data, CheckLimitRequest) from None
 
+    def find(self, data: bytes) -> PreparedCheck | None:
+        """The check that a CheckLimitRequest asks for, if it is prepared already."""
+        return self._cache.get(digest_of(data))
+
     def batch(self, data: bytes) -> list[NewCheck | PreparedCheck]:
         """The 1 to 256 checks that a BatchCheckLimitRequest asks for."""
         parts = submessages(_CHECKS, data, MAX_BATCH)

@@ -222,7 +222,8 @@ class Batcher:
                 _fail_calls([call], self._queue_timeout(call, self._waited))
                 continue
             charges += len(call.charges)
-            size += sum([len(buckets) + len(counted) for buckets, _, _, counted, _, _ in call.charges])
+            for buckets, _, _, counted, _, _ in call.charges:
+                size += len(buckets) + len(counted)
             if calls and (charges > MAX_CHARGES or size > MAX_SIZE):
                 break
             self._queue.popleft()

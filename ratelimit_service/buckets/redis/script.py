@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
+from itertools import repeat
 from typing import NamedTuple
 
 from ratelimit_service.buckets.redis.room import Room
@@ -334,9 +335,11 @@ def decode(charges: Sequence[Charge], reply: Sequence[int]) -> list[ChargeResult
             clamped, nothing_left = divmod(outcome - 2, 2)
             charged = not nothing_left
         if end == at + 4:  # the common case, without a loop
-            limit_results: tuple[LimitResult, ...] = (new(LimitResult, reply[at + 1 : end]),)
+            result_of_bucket = (reply[at + 1], reply[at + 2], reply[at + 3])
+            limit_results: tuple[LimitResult, ...] = (new(LimitResult, result_of_bucket),)
         else:
-            limit_results = tuple([new(LimitResult, reply[i : i + 3]) for i in range(at + 1, end, 3)])
+            numbers = iter(reply[at + 1 : end])
+            limit_results = tuple(map(new, repeat(LimitResult), zip(numbers, numbers, numbers, strict=True)))
         kind = Exhausted if outcome == _EXHAUSTED and not reservation else ChargeResult
         results.append(new(kind, (charged, limit_results, clamped, held_us, hold)))
         at = end + 2 if reservation else end

@@ -1,7 +1,7 @@
 """The bucket store on one Redis or Valkey server."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from ratelimit_service.buckets.closing import Closing
@@ -62,12 +62,17 @@ class RedisBucketStore(Closing):
         self._watches.append(watch)
         watch.start()
 
-    async def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Sequence[ChargeResult]:
+    def charge(self, charges: Sequence[Charge], deadline: float | None = None) -> Awaitable[Sequence[ChargeResult]]:
         """Make each charge or none of it, atomically and in this order.
 
         Raises StoreUnavailable, and PartlyUnavailable when they were so many that they took several runs, of which only
         some were made.
         """
+        if len(charges) == 1:  # nearly always: it takes one run, whatever its size
+            return self._batcher.submit(charges, deadline)
+        return self._charge_all(charges, deadline)
+
+    async def _charge_all(self, charges: Sequence[Charge], deadline: float | None) -> Sequence[ChargeResult]:
         parts = split_by_size(charges)
         futures = [self._batcher.submit(part, deadline) for part in parts]
         if len(futures) == 1:

@@ -1,7 +1,7 @@
 """Decisions on descriptors: all limits that apply to a request are charged at once, or none is."""
 
 from asyncio import gather
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ratelimit_service.decision.charge import (
@@ -234,7 +234,7 @@ class DescriptorEngine:
             found[name.api_key] = policy
         return found
 
-    async def decide(self, prepared: PreparedRequest, deadline: float | None = None) -> RequestDecision:
+    def decide(self, prepared: PreparedRequest, deadline: float | None = None) -> Awaitable[RequestDecision]:
         """Charge the hits of all descriptors of a request, or none; none if DEADLINE passes before they can be sent.
 
         Raises Unavailable when the bucket store is unavailable and a descriptor's rules have RuleOnStoreFailure.FAIL.
@@ -242,11 +242,15 @@ class DescriptorEngine:
         a repeat of the request would charge again.
         """
         if prepared.after is None:
-            return await self._decide(prepared, deadline)
+            return self._decide(prepared, deadline)
         if not prepared.items:  # as of a proxy whose response has ended
-            return await self._decide(prepared.after.request, deadline)
+            return self._decide(prepared.after.request, deadline)
+        return self._decide_both(prepared, prepared.after, deadline)
+
+    async def _decide_both(self, prepared: PreparedRequest, later: _After, deadline: float | None) -> RequestDecision:
+        """Decide a request of which some descriptors are charged at once, and others afterwards."""
         at_once, after = await gather(
-            self._decide(prepared, deadline), self._decide(prepared.after.request, deadline), return_exceptions=True
+            self._decide(prepared, deadline), self._decide(later.request, deadline), return_exceptions=True
         )
         if isinstance(after, BaseException):
             raise after
@@ -256,7 +260,7 @@ class DescriptorEngine:
         elif isinstance(at_once, BaseException):
             raise at_once
         first, second = iter(at_once.statuses), iter(after.statuses)
-        statuses = [next(second if _is_afterwards(item) else first) for item in prepared.after.all_items]
+        statuses = [next(second if _is_afterwards(item) else first) for item in later.all_items]
         return RequestDecision(at_once.allowed and after.allowed, tuple(statuses))
 
     async def _decide(self, prepared: PreparedRequest, deadline: float | None) -> RequestDecision:

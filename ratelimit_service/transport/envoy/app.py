@@ -23,6 +23,7 @@ from ratelimit_service.api.recording import Describe, Recorder, nothing_describe
 from ratelimit_service.errors import StartupError
 from ratelimit_service.transport.envoy.admission import Bounds, Count, Method
 from ratelimit_service.transport.envoy.crossing import taking_calls
+from ratelimit_service.transport.envoy.direct import Direct, Methods
 from ratelimit_service.transport.envoy.drain import Drain
 from ratelimit_service.transport.envoy.framing import App, Receive, Scope, Send
 from ratelimit_service.transport.envoy.paths import (
@@ -56,17 +57,20 @@ def envoy_methods(  # noqa: PLR0913, PLR0917  what they are made of
     bounds: Bounds,
     *,
     recorder: Recorder | None = None,
-) -> dict[str, App]:
-    """The methods of Envoy's own protocols, by path. RECORDER records sampled calls; None: no call is sampled."""
+) -> Methods:
+    """The methods of Envoy's own protocols. RECORDER records sampled calls; None: no call is sampled."""
     denied = bounds.overload.fallback(rate_limits.fallback, OVER_LIMIT)
     unavailable = bounds.overload.fallback(authorization.fallback, SERVICE_UNAVAILABLE)
     rls = Method(SHOULD_RATE_LIMIT, admission, count, bounds, denied, HEAVY_BYTES)
     ext_authz = Method(AUTHORIZE, admission, count, bounds, unavailable)
-    return {
+    apps = {
         SHOULD_RATE_LIMIT: _unary(rls, rate_limits.read, rate_limits.should_rate_limit, describe_request, recorder),
         AUTHORIZE: _unary(ext_authz, authorization.read, authorization.check, describe_authorization, recorder),
         QUOTAS: quota_stream(Method(QUOTAS, admission, count, bounds), quotas, drain),
     }
+    if recorder is not None:  # each call may be sampled
+        return Methods(apps)
+    return Methods(apps, {SHOULD_RATE_LIMIT: Direct(rls, rate_limits.find, rate_limits.should_rate_limit).begin})
 
 
 def decision_methods(  # noqa: PLR0913  what they are made of
@@ -77,8 +81,8 @@ def decision_methods(  # noqa: PLR0913  what they are made of
     bounds: Bounds,
     *,
     recorder: Recorder | None = None,
-) -> dict[str, App]:
-    """The methods of RateLimitService, by path. RECORDER records sampled calls; None: no call is sampled."""
+) -> Methods:
+    """The methods of RateLimitService. RECORDER records sampled calls; None: no call is sampled."""
     read, streams = service.reader, service.streams
     check, settle, extend = (Method(path, admission, count, bounds) for path in (CHECK, SETTLE, EXTEND))
     batch = Method(BATCH, admission, count, bounds, heavy_from=HEAVY_BYTES)
@@ -86,7 +90,7 @@ def decision_methods(  # noqa: PLR0913  what they are made of
     decide: DecideGroup = service.decide_group
     if recorder is not None:
         decide = recorder.groups(STREAM, decide, describe_checks)
-    return {
+    apps = {
         CHECK: _unary(check, read.check, service.check_limit, describe_check, recorder),
         BATCH: _unary(batch, read.batch, service.batch_check_limit, describe_checks, recorder),
         SETTLE: _unary(settle, read_settlement, service.settle_limit, nothing_described, recorder),
@@ -97,6 +101,9 @@ def decision_methods(  # noqa: PLR0913  what they are made of
             Method(STREAM_GRANTS, admission, count, bounds), grant_streams(service, recorder), streams, drain
         ),
     }
+    if recorder is not None:  # each call may be sampled
+        return Methods(apps)
+    return Methods(apps, {CHECK: Direct(check, read.find, service.check_limit).begin})
 
 
 def _unary(
@@ -111,8 +118,8 @@ def _unary(
     return recorded_unary(method, read, call, describe, recorder)
 
 
-OpenMethods = Callable[[], AbstractAsyncContextManager[Mapping[str, App]]]
-"""Opens everything that the methods need, and yields them by path (`/ratelimit.v1.RateLimitService/CheckLimit`)."""
+OpenMethods = Callable[[], AbstractAsyncContextManager[Methods]]
+"""Opens everything that the methods need, and yields them."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -136,8 +143,9 @@ class EmbeddedApp:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            async with self._open_methods() as self._methods:
-                with taking_calls(self._methods):
+            async with self._open_methods() as methods:
+                self._methods = methods.apps
+                with taking_calls(methods):
                     await send({"type": "lifespan.startup.complete"})
                     await receive()
         except StartupError as error:

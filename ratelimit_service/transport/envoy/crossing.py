@@ -6,7 +6,7 @@ the event loop, all that wait at once; whatever else comes goes on to that other
 
 import asyncio
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.machinery import PathFinder
@@ -17,7 +17,8 @@ import structlog
 
 from ratelimit_service.api.presented import CERTIFICATE_HEADER
 from ratelimit_service.api.recording import TRACEPARENT, TRACESTATE
-from ratelimit_service.transport.envoy.framing import App
+from ratelimit_service.transport.envoy.direct import Methods, run
+from ratelimit_service.transport.envoy.framing import Receive, Scope, Send
 
 Json: TypeAlias = dict[str, Any]
 
@@ -60,8 +61,8 @@ def crossing_filter(module: Path, paths: Sequence[str]) -> Json:
 
 
 @contextmanager
-def taking_calls(methods: Mapping[str, App]) -> Iterator[None]:
-    """Pass calls that cross by the module to METHODS, by their paths, in the running event loop.
+def taking_calls(methods: Methods) -> Iterator[None]:
+    """Pass calls that cross by the module to METHODS in the running event loop.
 
     Does nothing where Envoy has not opened the module.
     """
@@ -69,35 +70,58 @@ def taking_calls(methods: Mapping[str, App]) -> Iterator[None]:
         yield
         return
     crossing = import_module(f"{_PACKAGE}._crossing")
+    if not hasattr(crossing, "Call"):  # a version whose calls only applications can take
+        methods = Methods(methods.apps)
     loop = asyncio.get_running_loop()
-    tasks: set[asyncio.Future[None]] = set()
-
-    def take() -> None:
-        for call in crossing.take():
-            scope = call.scope
-            try:
-                task = asyncio.ensure_future(methods[scope["path"]](scope, call.receive, call.send), loop=loop)
-            except Exception:  # noqa: BLE001 the module answers it, and the others that came with it go on
-                _log.exception("a call has failed")
-                continue
-            tasks.add(task)
-            task.add_done_callback(end)
-
-    def end(task: asyncio.Future[None]) -> None:
-        tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a call has failed", exc_info=error)
-
+    starting = _Starting(methods, loop)
     descriptor = crossing.fileno()
     if descriptor < 0:
         yield
         return
-    loop.add_reader(descriptor, take)
+    loop.add_reader(descriptor, lambda: starting.start(crossing.take()))
     try:
         with _keeping(crossing) if hasattr(crossing, "call_on_kept") else nullcontext():  # not in its first version
             yield
     finally:
         loop.remove_reader(descriptor)
+
+
+class _Starting:
+    """Starts calls of METHODS in the running LOOP: those that begin without a task, and the tasks of the others."""
+
+    def __init__(self, methods: Methods, loop: asyncio.AbstractEventLoop) -> None:
+        self._apps, self._begins = methods
+        self._loop = loop
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    def start(self, calls: Sequence[Any]) -> None:
+        """Start CALLS, which came together. The module answers one that fails, and the others go on."""
+        begun = []
+        for call in calls:
+            try:
+                begin = self._begins.get(call.path) if self._begins else None
+                rest = None if begin is None else begin(call)
+                if rest is None:
+                    self._start_task(call.scope, call.receive, call.send)
+                else:
+                    begun.append(rest)
+            except Exception:  # noqa: BLE001
+                _log.exception("a call has failed")
+        for rest in begun:
+            try:
+                run(rest)
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001
+                _log.exception("a call has failed")
+
+    def _start_task(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.ensure_future(self._apps[scope["path"]](scope, receive, send), loop=self._loop)
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a call has failed", exc_info=error)
 
 
 @contextmanager

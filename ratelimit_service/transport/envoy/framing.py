@@ -72,12 +72,15 @@ def deadline_of(headers: dict[bytes, bytes], came: float | None = None) -> float
     CAME is when the headers came, None if just now.
     """
     timeout = headers.get(b"grpc-timeout")
-    if timeout is None:
-        return None
+    return None if timeout is None else deadline_in(timeout, monotonic() if came is None else came)
+
+
+def deadline_in(timeout: bytes, came: float) -> float:
+    """The same by the header `grpc-timeout` of a call that CAME then. Raises ProtocolError."""
     digits, unit = timeout[:-1], timeout[-1:]
     if unit not in _SECONDS or not digits.isdigit() or len(digits) > _MAX_DIGITS:
         raise ProtocolError(f"grpc-timeout is {timeout[:32]!r}; send digits and one of H M S m u n")
-    return (monotonic() if came is None else came) + int(digits) * _SECONDS[unit]
+    return came + int(digits) * _SECONDS[unit]
 
 
 def expected_deadline(headers: dict[bytes, bytes], came: float | None = None) -> float | None:

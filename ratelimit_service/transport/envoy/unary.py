@@ -86,23 +86,28 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
             framed = frame(response.SerializeToString())
         except Exception as error:  # noqa: BLE001 the last place that can respond
             given_up = isinstance(error, GivenUp)
-            code = await _respond_to(error, send, method)
+            code = await respond_to(error, send, method)
         else:
             code = await send_response(send, framed)
         took = monotonic() - began
         end(generation, took if code is Code.OK else None)
         if code is Code.CANCELLED and not given_up:  # what was given up cost next to nothing
-            method.bounds.overload.count_wasted(scope.get("client"))
-            if isinstance(response, Reserving):
-                response.abandon()
+            abandon(method, response, scope)
         count(name, code, took + waited)
         if isinstance(response, Lasting) and code is Code.OK:
-            await _keep(response, scope, send, method)
+            await keep(response, scope, send, method)
 
     return admitted(method, handle)
 
 
-async def _keep(response: Lasting, scope: Scope, send: Send, method: Method) -> None:
+def abandon(method: Method, response: Serializable | None, scope: Scope) -> None:
+    """Note that the caller of a call had gone before its RESPONSE, which is None if there was none yet."""
+    method.bounds.overload.count_wasted(scope.get("client"))
+    if isinstance(response, Reserving):
+        response.abandon()
+
+
+async def keep(response: Lasting, scope: Scope, send: Send, method: Method) -> None:
     """Have RESPONSE, which was sent, given again to the same call for as long as it lasts, where that is possible."""
 
     def count_again(times: int) -> None:
@@ -113,7 +118,7 @@ async def _keep(response: Lasting, scope: Scope, send: Send, method: Method) -> 
         await send({"type": KEEP, "until": response.until, "count": count_again})
 
 
-async def _respond_to(error: Exception, send: Send, method: Method) -> Code:
+async def respond_to(error: Exception, send: Send, method: Method) -> Code:
     """Respond with ERROR, or with what METHOD has in place of it. Returns the code that the caller receives."""
     message = method.fallback(error) if isinstance(error, ServiceError) else None
     if message is not None:

@@ -2,6 +2,7 @@
 
 import calendar
 import json
+from collections.abc import Sequence
 from itertools import permutations
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from ratelimit_service._gen.envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from ratelimit_service.api.envoy_rls.encoder import RateLimitResponseEncoder
-from ratelimit_service.api.headers import LimitHeaders
+from ratelimit_service.api.headers import Header, LimitHeaders, LimitState
 from ratelimit_service.decision.charge import NEVER, Bucket, LimitResult
 from ratelimit_service.decision.descriptors.outcome import (
     DescriptorStatus,
@@ -168,3 +169,25 @@ def test_a_window_is_as_long_as_it_is(count: int) -> None:
     for days in (28, 31):
         assert headers_of(encoder, *statuses)["ratelimit-policy"] == f'"m";q=5;w={days * 86_400}'
         now_us += MICRO
+
+
+def test_a_limit_is_encoded_once_for_all_values() -> None:
+    """A rule's limit has a bucket for each value that callers send; what all their responses have is rendered once."""
+    headers = LimitHeaders("ietf")
+    render, rendered = headers.render_spec, 0
+
+    def count(limits: Sequence[LimitState], binding: LimitState | None) -> list[Header]:
+        nonlocal rendered
+        rendered += 1
+        return render(limits, binding)
+
+    headers.render_spec = count
+    encoder = RateLimitResponseEncoder(headers)
+    algorithm = Quota(5, Window.DAY)
+    for number in range(3):
+        limit = AppliedLimit("daily", algorithm, enforced=True, bucket=Bucket(f"b{number}", 0, Limit("l", algorithm)))
+        found = headers_of(encoder, decided(limit, LimitResult(number * MICRO, 0, MICRO)))
+        assert found["ratelimit"] == f'"daily";r={number};t=1'
+    assert rendered == 1
+    other = AppliedLimit("other", algorithm, enforced=True, bucket=Bucket("b", 0, Limit("l", algorithm)))
+    assert headers_of(encoder, decided(other, LimitResult(MICRO, 0, MICRO)))["ratelimit"] == '"other";r=1;t=1'

@@ -3,6 +3,7 @@
 import time
 
 from ratelimit_service.transport.envoy.crossing import drop_kept, taking_calls
+from ratelimit_service.transport.envoy.direct import Methods
 from ratelimit_service.transport.envoy.framing import Receive, Scope, Send, frame
 from ratelimit_service.transport.envoy.paths import CHECK, GRANT, SETTLE, SHOULD_RATE_LIMIT
 from ratelimit_service.transport.envoy.responses import send_response
@@ -46,7 +47,7 @@ async def drop(_scope: Scope, receive: Receive, send: Send) -> None:
 async def app(_scope: Scope, receive: Receive, send: Send) -> None:
     """Run the lifespan protocol."""
     await receive()
-    with taking_calls({CHECK: answer, SHOULD_RATE_LIMIT: answer, SETTLE: totals, GRANT: drop}):
+    with taking_calls(Methods({CHECK: answer, SHOULD_RATE_LIMIT: answer, SETTLE: totals, GRANT: drop})):
         await send({"type": "lifespan.startup.complete"})
         await receive()
     await send({"type": "lifespan.shutdown.complete"})

@@ -86,7 +86,7 @@ async def test_a_call_enters_few_files(valkey_url: str, migrated_database_url: C
             planes.counts.calls.count,
             Drain(),
             Bounds(Unfinished(), planes.overload),
-        )
+        ).apps
         message = CheckLimitRequest(api_key=str(api_key), resource="r").SerializeToString()
         traces = []
         assert (await call(app, message)).allowed  # makes the key known

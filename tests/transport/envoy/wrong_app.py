@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 
 from ratelimit_service.transport.envoy.crossing import taking_calls
+from ratelimit_service.transport.envoy.direct import Methods
 from ratelimit_service.transport.envoy.framing import Receive, Scope, Send, frame
 from ratelimit_service.transport.envoy.paths import AUTHORIZE, CHECK, EXTEND, GRANT, SETTLE, SHOULD_RATE_LIMIT
 from ratelimit_service.transport.envoy.responses import send_response
@@ -63,7 +64,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         AUTHORIZE: raise_at_once,
         SHOULD_RATE_LIMIT: echo,
     }
-    with taking_calls(methods):
+    with taking_calls(Methods(methods)):
         await send({"type": "lifespan.startup.complete"})
         await receive()
     await send({"type": "lifespan.shutdown.complete"})
