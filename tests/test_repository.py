@@ -106,7 +106,7 @@ def test_ci_fails_when_a_test_fails_twice(tmp_path: Path, fails: str, failed: in
             '[ "$1" != test-clients ] || case $FAILS in\n'
             '"client again") exit 2;; client) [ "$(grep -c "$*" ran)" -gt 1 ] || exit 2;; esac\n'
         ),
-        ".venv/bin/python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+        ".venv/bin/python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
         ".ci/run": (ROOT / ".ci" / "run").read_text(),
         ".ci/failed_tests.py": (ROOT / ".ci" / "failed_tests.py").read_text(),
         ".pytest_cache/v/cache/lastfailed": json.dumps({f"tests/test_a.py::test_{n}": True for n in range(failed)}),
