@@ -76,7 +76,10 @@ def deadline_of(headers: dict[bytes, bytes], came: float | None = None) -> float
 
 
 def deadline_in(timeout: bytes, came: float) -> float:
-    """The same by the header `grpc-timeout` of a call that CAME then. Raises ProtocolError."""
+    """The monotonic time in seconds at which the caller of a call that CAME then stops waiting, by its `grpc-timeout`.
+
+    Raises ProtocolError.
+    """
     digits, unit = timeout[:-1], timeout[-1:]
     if unit not in _SECONDS or not digits.isdigit() or len(digits) > _MAX_DIGITS:
         raise ProtocolError(f"grpc-timeout is {timeout[:32]!r}; send digits and one of H M S m u n")

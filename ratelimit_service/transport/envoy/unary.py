@@ -101,7 +101,7 @@ def unary(  # noqa: C901 most calls take no branch, and a function of its own fo
 
 
 def abandon(method: Method, response: Serializable | None, scope: Scope) -> None:
-    """Note that the caller of a call had gone before its RESPONSE, which is None if there was none yet."""
+    """Count a call whose caller had gone before its RESPONSE (None: there was none yet), and end what that reserves."""
     method.bounds.overload.count_wasted(scope.get("client"))
     if isinstance(response, Reserving):
         response.abandon()
