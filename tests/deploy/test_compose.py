@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import grpc
@@ -135,7 +136,7 @@ def command(
     (secrets / "database_url").write_text(f"postgresql://{name}_user:{password}@{host}/{name}")
     entry_point = tmp_path / "ratelimit-service"
     text = (CONTAINER / "ratelimit-service").read_text()
-    entry_point.write_text(text.replace("/opt/ratelimit-service/bin/ratelimit-service", str(PROGRAM)))
+    entry_point.write_text(text.replace("/opt/ratelimit-service/bin/ratelimit-service", quote(str(PROGRAM))))
     entry_point.chmod(0o755)
     settings = {
         variable: value.replace("/run/secrets", str(secrets))
